@@ -1,0 +1,19 @@
+"""The one exception whose message is written for the person at the command line."""
+
+from __future__ import annotations
+
+
+class BeyondError(Exception):
+    """A problem the user can act on.
+
+    The message is one line: what is wrong, then what to do. The command line prints it without a traceback
+    and exits with `exit_code` (2 for bad input, 1 for a failed check).
+    """
+
+    exit_code = 2
+
+
+class CheckFailedError(BeyondError):
+    """A check ran to its end and its verdict is no."""
+
+    exit_code = 1

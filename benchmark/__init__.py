@@ -1,0 +1,1 @@
+"""Models, images, records, the tracks and their statistics, and the `beyond` command line."""
