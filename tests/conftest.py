@@ -1,0 +1,37 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def find_shared_data() -> Path | None:
+    """The development data beside the checkout, or where BEYOND_SHARED_DATA says, or None."""
+    folder = Path(os.environ.get("BEYOND_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    return folder if (folder / "val_labels.txt").is_file() else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip tests on shared data where there is none, unless BEYOND_REQUIRE_ALL=1 makes that an error."""
+    if find_shared_data() is not None:
+        return
+    if os.environ.get("BEYOND_REQUIRE_ALL") == "1":
+        raise pytest.UsageError("BEYOND_REQUIRE_ALL=1, but there is no shared data at ../shared/data")
+    skip = pytest.mark.skip(reason="no shared development data")
+    for item in items:
+        if "shared" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the shared development data; tests that use it carry `@pytest.mark.shared`."""
+    folder = find_shared_data()
+    if folder is None:
+        pytest.skip("no shared development data")
+    return folder
