@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import pluggy
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +28,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "shared" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Under BEYOND_REQUIRE_ALL=1 a skipped test is a failed one, unless only a GPU is missing."""
+    outcome: pluggy.Result[pytest.TestReport] = yield  # type: ignore[assignment, misc]
+    report = outcome.get_result()
+    if os.environ.get("BEYOND_REQUIRE_ALL") == "1" and report.skipped and "gpu" not in item.keywords:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"BEYOND_REQUIRE_ALL=1 allows no skips: {reason}"
 
 
 @pytest.fixture(scope="session")

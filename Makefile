@@ -1,0 +1,49 @@
+# Two commands: `make demo` and `make test`. Both set up everything they need in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test check bench site browser clean
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
+	@echo "Making a virtual environment in $(VENV) (the first time takes a few minutes: torch is large)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/pip
+	@test -e $(VENV)/.dev || $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/pip
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.demo ## Score the sample model on the sample images, and print where to look
+	@$(BIN)/beyond demo
+
+test: $(VENV)/.dev browser ## Run the whole test suite
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## Run linters, the type checker and the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+	$(BIN)/actionlint
+	$(BIN)/zizmor --offline --quiet .github
+
+bench: $(VENV)/.dev ## Measure against the peers, side by side
+	@$(BIN)/python -m pytest tests/bench --benchmark-only
+
+site: $(VENV)/.dev ## Build the documentation site into site/
+	@$(BIN)/mkdocs build --strict --quiet
+	@echo "Open site/index.html"
+
+browser: $(VENV)/.dev
+	@$(BIN)/python -m tests.browser
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) site build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

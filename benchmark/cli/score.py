@@ -1,0 +1,303 @@
+"""`beyond score` and `beyond rescore`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from annotations.errors import BeyondError
+
+if TYPE_CHECKING:
+    from benchmark.scorecard import Scorecard
+
+TRACKS = ("rectified",)
+
+
+def say(message: str) -> None:
+    """One line for the user on standard error, so that standard output stays what was asked for."""
+    click.echo(message, err=True)
+
+
+def split_list(_context: click.Context, _parameter: click.Parameter, value: str | None) -> list[str] | None:
+    """Turn `real,mla` into a list; None stays None."""
+    if value is None:
+        return None
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    if not names:
+        raise click.BadParameter("name at least one, e.g. real,mla")
+    return names
+
+
+def annotations_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The `--annotations` option, the same for every command that scores."""
+    return click.option(
+        "--annotations",
+        callback=split_list,
+        metavar="NAME,…",
+        help="Label sets to score against, e.g. real,mla,consolidated (see: beyond annotations list).",
+    )(command)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print scorecards as JSON on standard output.")
+
+
+@click.command()
+@click.argument("models", nargs=-1, metavar="[MODEL]…")
+@click.option("--images", "images_spec", metavar="DIR", help="Folder of images, tar shards, hf:ORG/NAME, or sample.")
+@click.option(
+    "--predictions",
+    "prediction_file",
+    type=click.Path(path_type=Path),
+    help="Score a file of predictions instead of a model; more files may follow.",
+)
+@click.option("--ids", "ids_file", type=click.Path(path_type=Path), help="Image ids of the rows of .npy predictions.")
+@annotations_option
+@click.option("--tracks", callback=split_list, default="rectified", show_default=True, metavar="NAME,…")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; with several inputs, one run each in it.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--batch-size", type=click.IntRange(1, 65536), default=64, show_default=True)
+@click.option("--workers", type=click.IntRange(0, 256), help="Decoding processes; 0 decodes in this one.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the model on the CPU.")
+@click.option("--top-k", type=click.IntRange(1, 1000), default=1000, show_default=True, help="Classes kept a record.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first N images, by id.")
+@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
+@click.option("--overwrite", is_flag=True, help="Throw away what the run folder holds, instead of going on with it.")
+@json_option
+def score(models: tuple[str, ...], prediction_file: Path | None, **options: Any) -> None:
+    """Score classifiers on images, or files of their predictions.
+
+    \b
+    beyond score efficientnet-lite0 --images sample
+    beyond score timm:resnet50.a1_in1k --images ILSVRC2012_img_val --annotations real,consolidated
+    beyond score --predictions resnet50.npy --annotations real,mla
+
+    A run that was stopped goes on where it was when the same command is given again.
+    """
+    unknown = [track for track in options["tracks"] if track not in TRACKS]
+    if unknown:
+        from benchmark.cli import did_you_mean
+
+        raise BeyondError(did_you_mean(unknown[0], list(TRACKS), what="track"))
+    if prediction_file is not None:
+        if options["images_spec"]:
+            raise BeyondError("--predictions and --images do not go together: predictions need no images")
+        scorecards = score_predictions([prediction_file, *map(Path, models)], **options)
+    else:
+        if not models:
+            raise BeyondError("nothing to score: name a MODEL with --images DIR, or give --predictions FILE")
+        if not options["images_spec"]:
+            raise BeyondError("a MODEL needs images: pass --images DIR (or --images sample for the sample set)")
+        if options["ids_file"]:
+            raise BeyondError("--ids goes with --predictions")
+        scorecards = score_models(models, **options)
+    show(scorecards, as_json=options["as_json"])
+
+
+def score_predictions(
+    files: Sequence[Path],
+    *,
+    ids_file: Path | None,
+    annotations: list[str] | None,
+    out: Path | None,
+    overwrite: bool,
+    **_: Any,
+) -> list[tuple[Path, Scorecard]]:
+    """Make one run a file of predictions, and score each."""
+    from benchmark import runs
+    from benchmark.prediction_files import file_sha256, read_prediction_file
+    from benchmark.progress import meter
+    from benchmark.scorecard import ImagesInfo, ModelInfo
+
+    targets = _targets([file.stem for file in files], out)
+    labels = runs.load_labels(annotations or ["real"])
+    state = runs.environment()
+    scorecards = []
+    fingerprints: dict[int, tuple[str, bool]] = {}
+    with meter("Scoring", len(files), unit="files", quiet=len(files) == 1) as progress:
+        for file, run in zip(files, targets):
+            predictions = read_prediction_file(file, ids_file=ids_file)
+            # The ids of files without their own are one shared array, so its fingerprint is computed once.
+            key = id(predictions.image_ids)
+            if key not in fingerprints:
+                fingerprints[key] = (runs.fingerprint_of(predictions), runs.is_sample(predictions.image_ids))
+            fingerprint, sample = fingerprints[key]
+            info = runs.RunInfo(
+                model=ModelInfo(name=file.stem, spec=file.name, source={"predictions_sha256": file_sha256(file)}),
+                images=ImagesInfo(
+                    name="predictions" if sample else "ILSVRC2012 validation",
+                    n=len(predictions),
+                    fingerprint=fingerprint,
+                    sample=sample,
+                ),
+                settings={"predictions_sha256": file_sha256(file)},
+                environment=state,
+            )
+            runs.write_predictions(run, predictions, info, overwrite=overwrite)
+            scorecards.append((run, runs.score_run(run, annotations, labels=labels)))
+            progress.advance(1)
+    return scorecards
+
+
+def score_models(
+    models: Sequence[str],
+    *,
+    images_spec: str,
+    annotations: list[str] | None,
+    out: Path | None,
+    device: str,
+    batch_size: int,
+    workers: int | None,
+    threads: int | None,
+    top_k: int,
+    limit: int | None,
+    on_error: str,
+    overwrite: bool,
+    quiet: bool = False,
+    **_: Any,
+) -> list[tuple[Path, Scorecard]]:
+    """Run each model on the images, resuming what is there, and score each."""
+    from benchmark import runs
+    from benchmark.images import open_image_set
+
+    # What can be wrong is found out before anything expensive is loaded.
+    images = open_image_set(images_spec, limit=limit)
+    default = ["sample"] if images.name == "sample" else ["real"]
+    labels = runs.load_labels(annotations or default)
+
+    import torch
+
+    from benchmark.engine import Settings, predict
+    from benchmark.models import load
+    from benchmark.scorecard import ImagesInfo, ModelInfo
+
+    if threads:
+        torch.set_num_threads(threads)
+    settings = Settings(
+        batch_size=batch_size,
+        workers=default_workers() if workers is None else workers,
+        device=choose_device(device),
+        top_k=top_k,
+        skip_errors=on_error == "skip",
+        quiet=quiet,
+    )
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    scorecards = []
+    for spec, run in zip(models, _targets([_slug(spec) for spec in models], out)):
+        classifier = load(spec)
+        info = runs.RunInfo(
+            model=ModelInfo(**{name: value for name, value in classifier.describe().items()}),
+            images=ImagesInfo(
+                name=images.name, n=len(images), fingerprint=images.fingerprint, sample=images.sample
+            ),
+            settings={"dtype": "float32", "tf32": False, "top_k": top_k},
+            environment={
+                **runs.environment(),
+                "device": device_name(settings.device),
+                "threads": torch.get_num_threads(),
+                "batch_size": batch_size,
+                "workers": settings.workers,
+            },
+        )
+        with runs.locked(run):
+            done: set[str] = set()
+            if runs.start_or_resume(run, info, overwrite=overwrite):
+                done, damaged = runs.finished_ids(run)
+                for path in damaged:
+                    say(f"a part was damaged and is made again; its bytes are kept in {path}")
+                if done:
+                    say(f"going on with {run}: {len(done):,} images have a record already")
+            summary = predict(classifier, images, run, settings, done=done, warn=say)
+        for note, count in sorted(summary.notes.items()):
+            say(f"{count} images converted: {note}")
+        if summary.skipped:
+            say(f"{summary.skipped} images skipped; the reasons are in {run / 'skipped'}")
+        scorecards.append((run, runs.score_run(run, annotations or default, labels=labels)))
+    return scorecards
+
+
+def show(scorecards: Sequence[tuple[Path, Scorecard]], *, as_json: bool) -> None:
+    """Print scorecards: JSON (an array if there are several), one in full, or a table of many."""
+    if as_json:
+        texts = [scorecard.to_json() for _, scorecard in scorecards]
+        if len(texts) == 1:
+            click.echo(texts[0], nl=False)
+        else:
+            click.echo(json.dumps([json.loads(text) for text in texts], indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    from benchmark.report.terminal import print_scorecard, print_table
+
+    console = Console()
+    if len(scorecards) == 1:
+        run, scorecard = scorecards[0]
+        print_scorecard(scorecard, console=console)
+        console.print(f"Run: {run}    A page of it: beyond show {run} --html {run.name}.html", soft_wrap=True)
+    else:
+        print_table([scorecard for _, scorecard in scorecards], console=console)
+        console.print(f"Runs: {scorecards[0][0].parent}", soft_wrap=True)
+
+
+@click.command()
+@click.argument("run_folders", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
+@annotations_option
+@json_option
+def rescore(run_folders: tuple[Path, ...], annotations: list[str] | None, as_json: bool) -> None:
+    """Score runs again from their records alone: no model, no images.
+
+    Without --annotations, each is scored against what it was last scored against.
+    """
+    from benchmark import runs
+
+    labels = runs.load_labels(annotations) if annotations else None
+    show([(run, runs.score_run(run, annotations, labels=labels)) for run in run_folders], as_json=as_json)
+
+
+def choose_device(name: str) -> Any:
+    """The torch device a name stands for; `auto` takes a GPU where there is one.
+
+    Raises:
+        BeyondError: There is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise BeyondError(f"device {name!r} is not available here; use --device auto, or cpu") from None
+    return device
+
+
+def device_name(device: Any) -> str:
+    """What to call a device in a record: the card's name for CUDA, else its type."""
+    import torch
+
+    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else str(device)
+
+
+def default_workers() -> int:
+    """Decoding processes when nobody says: half the cores, between 1 and 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores // 2))
+
+
+def _slug(spec: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", spec).strip("-.") or "model"
+
+
+def _targets(names: Sequence[str], out: Path | None) -> list[Path]:
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BeyondError(f"two inputs are called {twice!r}, and a run is named after its input; score them one by one")
+    if len(names) == 1:
+        return [out or Path("runs") / names[0]]
+    return [(out or Path("runs")) / name for name in names]
