@@ -4,7 +4,7 @@ Run it on the noun database of WordNet 3.0 (`data.noun`; Debian's package wordne
 
     python -m benchmark.data.make_hierarchy /usr/share/wordnet/data.noun
 
-Two rules and no hand-made exceptions:
+Two rules:
 
 superclass
     The nearest hypernym ancestor of a class, itself included, out of `SUPERCLASSES`: fewest steps, and the
@@ -12,8 +12,9 @@ superclass
 group
     The most specific ancestor that covers `MIN_GROUP` to `MAX_GROUP` classes of the same superclass (fewest
     classes, then fewest steps) and lies at or below the superclass's own synset; below it where the superclass
-    is a catch-all ("other …"). A class without one is a group of its own: anything broader would be too broad
-    to call a mistake fine-grained.
+    is a catch-all ("other …"). The kinds of dog in `BROAD_GROUPS` may cover more. A class without such an
+    ancestor, or of the superclass "other", is a group of its own: anything broader would be too broad to call
+    a mistake fine-grained.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from annotations.classes import class_names, wnids
 
 MIN_GROUP = 3
 MAX_GROUP = 18
+BROAD_GROUPS = {"02092468", "02087551", "02103406"}  # terrier, hound, working dog
 
 # WordNet 3.0 noun offset, and the name that readers see. Several offsets may share a name.
 SUPERCLASSES = {
@@ -156,14 +158,18 @@ def derive(path: Path) -> list[tuple[int, str, str, str]]:
     order = {offset: i for i, offset in enumerate(SUPERCLASSES)}
     above = [ancestors(wnid[1:], hypernyms) for wnid in wnids()]
     anchors = [min(order.keys() & steps.keys(), key=lambda o: (steps[o], order[o])) for steps in above]
-    covered = Counter((SUPERCLASSES[anchor], offset) for anchor, steps in zip(anchors, above) for offset in steps)
+    covered = Counter(
+        (SUPERCLASSES[anchor], offset) for anchor, steps in zip(anchors, above) for offset in steps
+    )
     rows = []
     for index, (wnid, anchor, steps) in enumerate(zip(wnids(), anchors, above)):
         name = SUPERCLASSES[anchor]
         fitting = [
             offset
             for offset in steps
-            if MIN_GROUP <= covered[name, offset] <= MAX_GROUP
+            if MIN_GROUP <= covered[name, offset]
+            and (covered[name, offset] <= MAX_GROUP or offset in BROAD_GROUPS)
+            and name != "other"
             and anchor in ancestors(offset, hypernyms)
             and not (offset == anchor and name.startswith("other"))
         ]
