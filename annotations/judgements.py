@@ -12,6 +12,7 @@ On disk a source is a folder with two Parquet files:
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -97,7 +98,9 @@ class LabelSets:
     pair_source: npt.NDArray[np.object_]
 
     @classmethod
-    def from_tables(cls, judgements: pd.DataFrame, images: pd.DataFrame, *, source: str, revision: str) -> LabelSets:
+    def from_tables(
+        cls, judgements: pd.DataFrame, images: pd.DataFrame, *, source: str, revision: str
+    ) -> LabelSets:
         """Build label sets from the two tables described in the module's docstring.
 
         Columns `score`, `votes` and `source` of `judgements` may be absent. An image without an accepted
@@ -109,23 +112,29 @@ class LabelSets:
         """
         _require_columns(judgements, ["image_id", "class_index", "verdict"], f"{source}: {JUDGEMENTS_FILE}")
         _require_columns(images, ["image_id", "status"], f"{source}: {IMAGES_FILE}")
+        for frame, name in ((judgements, JUDGEMENTS_FILE), (images, IMAGES_FILE)):
+            if not frame["image_id"].map(lambda value: isinstance(value, str) and value != "").all():
+                raise BeyondError(
+                    f"{source}: {name} has a row without an image_id; every row needs one, as text"
+                )
         images = images.sort_values("image_id", kind="stable")
         ids = images["image_id"].to_numpy(dtype=object)
         index = pd.Index(ids)
         if not index.is_unique:
-            raise BeyondError(f"{source}: image {index[index.duplicated()][0]!r} is listed twice in {IMAGES_FILE}")
-        unknown = set(images["status"].unique()) - {"evaluable", "excluded"}
-        if unknown:
-            raise BeyondError(f"{source}: unknown image status {sorted(unknown)[0]!r}; use evaluable or excluded")
+            raise BeyondError(
+                f"{source}: image {index[index.duplicated()][0]!r} is listed twice in {IMAGES_FILE}"
+            )
+        bad_status = images["status"][~images["status"].isin(["evaluable", "excluded"])]
+        if len(bad_status):
+            raise BeyondError(
+                f"{source}: unknown image status {bad_status.iloc[0]!r}; use evaluable or excluded"
+            )
 
         rows = index.get_indexer(pd.Index(judgements["image_id"].to_numpy(dtype=object)))
         if len(rows) and rows.min() < 0:
             missing = judgements["image_id"].iloc[int(np.argmin(rows))]
             raise BeyondError(f"{source}: image {missing!r} is judged but not listed in {IMAGES_FILE}")
-        classes = judgements["class_index"].to_numpy(dtype=np.int64)
-        if len(classes) and (classes.min() < 0 or classes.max() >= NUM_CLASSES):
-            bad = classes[(classes < 0) | (classes >= NUM_CLASSES)][0]
-            raise BeyondError(f"{source}: class index {bad} is outside 0..999")
+        classes = _integers(judgements["class_index"], 0, NUM_CLASSES - 1, f"{source}: class index")
         codes = judgements["verdict"].map(VERDICT_CODES)
         if codes.isna().any():
             bad_verdict = judgements["verdict"][codes.isna()].iloc[0]
@@ -138,7 +147,7 @@ class LabelSets:
         if len(twice):
             row, class_index = divmod(int(keys[twice[0]]), NUM_CLASSES)
             raise BeyondError(f"{source}: image {ids[row]!r}, class {class_index} is judged twice")
-        verdict = codes.to_numpy(dtype=np.int8)[order]
+        verdict = codes.to_numpy().astype(np.int8)[order]
         pair_image = rows[order].astype(np.int32)
         has_accepted = np.zeros(len(ids), dtype=bool)
         has_accepted[pair_image[verdict == Verdict.ACCEPTED]] = True
@@ -146,18 +155,30 @@ class LabelSets:
         def column(frame: pd.DataFrame, name: str, default: object) -> pd.Series:
             return frame[name] if name in frame else pd.Series([default] * len(frame), index=frame.index)
 
+        score = _floats(column(judgements, "score", np.nan), f"{source}: score")
+        if ((score < 0) | (score > 1)).any():
+            bad_score = score[(score < 0) | (score > 1)][0]
+            raise BeyondError(f"{source}: score {bad_score:g} is outside [0, 1]")
+        closed_world = column(images, "closed_world", False).fillna(False)
+        if not closed_world.isin([True, False]).all():
+            raise BeyondError(f"{source}: closed_world holds {closed_world.iloc[0]!r}; use true or false")
+        labels = column(images, "original_label", -1).fillna(-1)
+        votes = column(judgements, "votes", 0).fillna(0)
+
         return cls(
             source=source,
             revision=revision,
             image_ids=ids,
-            original_labels=column(images, "original_label", -1).fillna(-1).to_numpy(dtype=np.int16),
+            original_labels=_integers(labels, -1, NUM_CLASSES - 1, f"{source}: original label").astype(
+                np.int16
+            ),
             evaluable=(images["status"].to_numpy(dtype=object) == "evaluable") & has_accepted,
-            closed_world=column(images, "closed_world", False).to_numpy(dtype=bool),
+            closed_world=closed_world.to_numpy(dtype=bool),
             pair_image=pair_image,
             pair_class=classes[order].astype(np.int16),
             verdict=verdict,
-            score=column(judgements, "score", np.nan).to_numpy(dtype=np.float32)[order],
-            votes=column(judgements, "votes", 0).fillna(0).to_numpy(dtype=np.int16)[order],
+            score=score[order],
+            votes=_integers(votes, 0, 2**15 - 1, f"{source}: votes").astype(np.int16)[order],
             pair_source=column(judgements, "source", source).to_numpy(dtype=object)[order],
         )
 
@@ -186,9 +207,11 @@ class LabelSets:
             rows: intp (M,), as `rows` returns them; −1 gives UNJUDGED.
             classes: integer (M,) or (M, K), class indices.
 
-        A class that a closed-world image does not list is REJECTED.
+        A class that a closed-world image does not list is REJECTED. What is no class at all (−1 as padding,
+        1000 and above) is UNJUDGED.
         """
         shaped = rows if classes.ndim == 1 else rows[:, None]
+        classes = classes.astype(np.int64)
         keys = shaped.astype(np.int64) * NUM_CLASSES + classes
         result = np.zeros(keys.shape, dtype=np.int8)
         if len(self._keys):
@@ -198,7 +221,8 @@ class LabelSets:
             closed = self.closed_world[rows] & (rows >= 0)
             closed = closed if classes.ndim == 1 else closed[:, None]
             result = np.where(closed & (result == Verdict.UNJUDGED), np.int8(Verdict.REJECTED), result)
-        return np.where(shaped >= 0, result, np.int8(Verdict.UNJUDGED)).astype(np.int8)
+        known = (shaped >= 0) & (classes >= 0) & (classes < NUM_CLASSES)
+        return np.where(known, result, np.int8(Verdict.UNJUDGED)).astype(np.int8)
 
     def counts(self, verdict: Verdict) -> npt.NDArray[np.int32]:
         """How many classes of each image have this verdict: int32 (N,)."""
@@ -207,7 +231,8 @@ class LabelSets:
     def classes_of(self, row: int, verdict: Verdict) -> npt.NDArray[np.int16]:
         """Class indices of one image with this verdict, ascending: int16 (K,)."""
         lo, hi = np.searchsorted(self.pair_image, [row, row + 1])
-        return self.pair_class[lo:hi][self.verdict[lo:hi] == verdict]
+        classes: npt.NDArray[np.int16] = self.pair_class[lo:hi][self.verdict[lo:hi] == verdict]
+        return classes
 
     def to_tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The two tables `judgements` and `images`, as `from_tables` takes them."""
@@ -234,12 +259,77 @@ class LabelSets:
     def save(self, folder: Path) -> None:
         """Write `judgements.parquet` and `images.parquet` into `folder`, which is made if need be."""
         folder.mkdir(parents=True, exist_ok=True)
-        for frame, schema, name in zip(self.to_tables(), (JUDGEMENTS_SCHEMA, IMAGES_SCHEMA), (JUDGEMENTS_FILE, IMAGES_FILE)):
+        schemas = {JUDGEMENTS_FILE: JUDGEMENTS_SCHEMA, IMAGES_FILE: IMAGES_SCHEMA}
+        for frame, (name, schema) in zip(self.to_tables(), schemas.items()):
             table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
             pq.write_table(table.replace_schema_metadata(None), folder / name, compression="zstd")
+
+    @classmethod
+    def load(cls, folder: Path, *, source: str, revision: str | None = None) -> LabelSets:
+        """Read the label sets that `save` wrote, or that a person or another tool put into `folder`.
+
+        Args:
+            folder: Folder with `judgements.parquet` and `images.parquet`.
+            source: Name to give the source.
+            revision: What pins the content; by default the sha256 of the two files.
+
+        Raises:
+            BeyondError: The folder or a file is missing or unreadable, or its content is not valid
+                (see `from_tables`).
+        """
+        if not folder.is_dir():
+            raise BeyondError(f"no label sets at {folder}: there is no such folder")
+        contents = []
+        for name in (JUDGEMENTS_FILE, IMAGES_FILE):
+            if not (folder / name).is_file():
+                needed = f"{JUDGEMENTS_FILE} and {IMAGES_FILE}"
+                raise BeyondError(f"no label sets at {folder}: it has no {name}; a source needs {needed}")
+            contents.append((folder / name).read_bytes())
+        frames = []
+        for name, content in zip((JUDGEMENTS_FILE, IMAGES_FILE), contents):
+            try:
+                frames.append(pq.read_table(pa.BufferReader(content)).to_pandas())
+            except (pa.ArrowException, OSError) as error:
+                raise BeyondError(
+                    f"{folder / name} is not a readable Parquet file ({error}); get it again"
+                ) from error
+        revision = revision or content_revision(*contents)
+        return cls.from_tables(frames[0], frames[1], source=source, revision=revision)
+
+
+def content_revision(*contents: bytes) -> str:
+    """A short name that pins the content of files: the first 12 digits of their sha256.
+
+    Example:
+        >>> content_revision(b"")
+        'sha256:e3b0c44298fc'
+    """
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(content)
+    return f"sha256:{digest.hexdigest()[:12]}"
+
+
+def _integers(values: pd.Series, low: int, high: int, what: str) -> npt.NDArray[np.int64]:
+    """The column as int64; what is missing, fractional, text or out of range is an error that names it."""
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    bad = ~((numbers >= low) & (numbers <= high) & (numbers == np.floor(numbers)))
+    if bad.any():
+        value = values.iloc[int(np.argmax(bad))]
+        raise BeyondError(f"{what} {value!r} is not a whole number in {low}..{high}")
+    return numbers.astype(np.int64)
+
+
+def _floats(values: pd.Series, what: str) -> npt.NDArray[np.float32]:
+    try:
+        return values.to_numpy(dtype=np.float32, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise BeyondError(f"{what}: not a column of numbers ({error})") from error
 
 
 def _require_columns(frame: pd.DataFrame, names: list[str], where: str) -> None:
     missing = [name for name in names if name not in frame]
     if missing:
-        raise BeyondError(f"{where} has no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}")
+        raise BeyondError(
+            f"{where} has no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}"
+        )
