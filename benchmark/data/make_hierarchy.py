@@ -11,8 +11,8 @@ superclass
     earlier entry on a tie.
 group
     The most specific ancestor that covers `MIN_GROUP` to `MAX_GROUP` classes of the same superclass (fewest
-    classes, then fewest steps) and lies at or below the superclass's own synset; below it where the superclass
-    is a catch-all ("other …"). The kinds of dog in `BROAD_GROUPS` may cover more. A class without such an
+    classes, then fewest steps) and lies at or below the superclass's own synset; below it where that is a
+    catch-all ("other …"). The kinds of dog in `BROAD_GROUPS` may cover more. A class without such an
     ancestor, or of the superclass "other", is a group of its own: anything broader would be too broad to call
     a mistake fine-grained.
 """
@@ -167,7 +167,7 @@ def derive(path: Path) -> list[tuple[int, str, str, str]]:
         fitting = [
             offset
             for offset in steps
-            if MIN_GROUP <= covered[name, offset]
+            if covered[name, offset] >= MIN_GROUP
             and (covered[name, offset] <= MAX_GROUP or offset in BROAD_GROUPS)
             and name != "other"
             and anchor in ancestors(offset, hypernyms)

@@ -1,0 +1,454 @@
+"""Intervals, tests and estimates, as pure functions over counts and arrays.
+
+Everything here is vectorised: counts may be scalars or arrays of one shape, and the results then have that
+shape. The level is 95 % unless a critical value `z` says otherwise. Every interval is checked in
+`tests/benchmark/test_statistics.py` against a closed form or a peer library, and by simulated coverage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+FloatArray = npt.NDArray[np.float64]
+Numbers = npt.ArrayLike
+
+Z95 = float(special.ndtri(0.975))
+"""Critical value of a two-sided 95 % interval of the normal distribution."""
+
+_Z95_ONE_SIDED = float(special.ndtri(0.95))
+
+MIN_POOLED = 20
+"""Degrees of freedom from which a pooled variance within classes is used."""
+
+
+class Interval(NamedTuple):
+    """Both ends of an interval; scalars are 0-d arrays."""
+
+    low: FloatArray
+    high: FloatArray
+
+
+class Estimate(NamedTuple):
+    """A value, its variance, and how many independent yes/no answers would be as precise."""
+
+    value: FloatArray
+    variance: FloatArray
+    effective_n: FloatArray
+
+    def interval(self, z: Numbers = Z95) -> Interval:
+        """Wilson's interval at the effective sample size."""
+        return wilson(self.value * self.effective_n, self.effective_n, z=z)
+
+
+def wilson(successes: Numbers, n: Numbers, *, z: Numbers = Z95) -> Interval:
+    """Wilson's score interval for a proportion (Wilson 1927, J. Am. Stat. Assoc. 22:209).
+
+    Args:
+        successes: Number of successes, 0 to n; need not be whole, for an effective sample size.
+        n: Number of trials; 0 gives [0, 1].
+        z: Critical value.
+
+    Example:
+        >>> low, high = wilson(9, 10)
+        >>> round(float(low), 4), round(float(high), 4)
+        (0.5958, 0.9821)
+    """
+    k, n, z = (np.asarray(x, dtype=np.float64) for x in (successes, n, z))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = np.where(n > 0, k / n, 0.5)
+        centre = (p * n + z * z / 2) / (n + z * z)
+        half = z * np.sqrt(np.maximum(n * p * (1 - p), 0) + z * z / 4) / (n + z * z)
+    # The exact ends, which rounding would miss by 1e-17.
+    low = np.where(k <= 0, 0.0, centre - half)
+    high = np.where(k >= n, 1.0, centre + half)
+    return Interval(np.maximum(low, 0.0), np.minimum(high, 1.0))
+
+
+def mean_estimate(values: FloatArray) -> Estimate:
+    """Mean of independent values in [0, 1], with its variance and effective sample size.
+
+    The effective size is value (1 − value) / variance: at least the number of values, and equal to it (but
+    for the n − 1) when all are 0 or 1 (Korn & Graubard 1998, Survey Methodology 24:193).
+
+    Args:
+        values: float (…, n), the last axis is the sample.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    n = values.shape[-1]
+    value = values.mean(axis=-1)
+    variance = values.var(axis=-1, ddof=1) / n if n > 1 else np.full_like(value, np.nan)
+    return _estimate(value, variance, np.asarray(float(n)))
+
+
+def class_mean(right: Numbers, total: Numbers) -> Estimate:
+    """Mean over classes of the share right in each class: an exact stratified variance.
+
+    With classes as strata, the variance of the mean of C shares is Σ p_c (1 − p_c) / (n_c − 1) / C², which is
+    unbiased for n_c ≥ 2 (Cochran 1977, Sampling Techniques, 5.9). A class with one image has no variance of its
+    own: it takes the pooled variance within the other classes. Where these are too few to pool, classes with
+    one image are collapsed into one stratum, whose spread between classes makes the interval wide rather than
+    narrow (Cochran 1977, 5A.12). Classes without images are left out of the mean.
+
+    Args:
+        right: (…, C), how many images of each class are right.
+        total: (…, C), how many images each class has.
+    """
+    right, total = np.broadcast_arrays(
+        np.asarray(right, dtype=np.float64), np.asarray(total, dtype=np.float64)
+    )
+    present, single, several = total > 0, total == 1, total > 1
+    number = present.sum(axis=-1)
+    share = np.divide(right, total, out=np.zeros(right.shape), where=present)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = share.sum(axis=-1) / number
+        spread = share * (1 - share)
+        own = np.divide(spread, total - 1, out=np.zeros(right.shape), where=several).sum(axis=-1)
+        lone = single.sum(axis=-1)
+        mean_of_lone = (share * single).sum(axis=-1) / np.maximum(lone, 1)
+        between = np.where(lone > 1, mean_of_lone * (1 - mean_of_lone) * lone / (lone - 1), value * (1 - value))
+        freedom = ((total - 1) * several).sum(axis=-1)
+        within = (spread * total * several).sum(axis=-1) / np.maximum(freedom, 1)
+        variance = (own + lone * np.where(freedom >= MIN_POOLED, within, between)) / number**2
+        # What the variance would be at one common share, per value (1 − value): the size when none is seen.
+        common = np.divide(1.0, total, out=np.zeros(right.shape), where=present).sum(axis=-1) / number**2
+        return _estimate(value, variance, 1 / common)
+
+
+def _estimate(value: FloatArray, variance: FloatArray, nominal: FloatArray) -> Estimate:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        effective = value * (1 - value) / variance
+    usable = np.isfinite(effective) & (effective > 0)
+    return Estimate(value, variance, np.where(usable, effective, nominal))
+
+
+def imbens_manski(width: Numbers, standard_error: Numbers) -> FloatArray:
+    """Critical value for an interval around bounds that covers the true value, not all of the bounds.
+
+    Solves Φ(z + width/se) − Φ(−z) = 0.95 (Imbens & Manski 2004, Econometrica 72:1845, eq. 6–7): 1.96 where
+    the bounds meet, 1.645 where they are far apart.
+
+    Args:
+        width: Upper bound minus lower bound, ≥ 0.
+        standard_error: The larger of the standard errors at the two bounds.
+    """
+    width, se = np.broadcast_arrays(
+        np.asarray(width, dtype=np.float64), np.asarray(standard_error, dtype=np.float64)
+    )
+    shift = np.divide(width, se, out=np.full(width.shape, np.inf), where=se > 0)
+    shift = np.where(width <= 0, 0.0, shift)
+    return _bisect(
+        lambda z: special.ndtr(z + shift) - special.ndtr(-z) - 0.95,
+        np.full(width.shape, _Z95_ONE_SIDED - 1e-9),
+        np.full(width.shape, Z95 + 1e-9),
+    )
+
+
+def bounded(lower: Estimate, upper: Estimate) -> Interval:
+    """Interval for a share that is only known to lie between two shares of the same images.
+
+    The low end is that of the lower share, the high end that of the upper, both at `imbens_manski`'s value.
+    """
+    z = imbens_manski(upper.value - lower.value, np.sqrt(np.maximum(lower.variance, upper.variance)))
+    return Interval(lower.interval(z).low, upper.interval(z).high)
+
+
+def share_estimate(successes: Numbers, n: Numbers) -> Estimate:
+    """A plain proportion as an `Estimate`, so that its `interval` is Wilson's."""
+    k, n = np.asarray(successes, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    value = k / n
+    return Estimate(value, value * (1 - value) / n, n)
+
+
+def ratio_of_errors(both: Numbers, only_a: Numbers, only_b: Numbers, *, z: Numbers = Z95) -> Interval:
+    """Score interval for error(b) / error(a) when both are measured on the same images.
+
+    Inverts the score test of equal scaled marginals (Nam & Blackwelder 2002, Statistics in Medicine 21:689):
+    T(R) = (x_b − R x_a)² / (n R (p̃_onlyb + p̃_onlya)) ≤ z², with the constrained maximum-likelihood estimates
+    p̃ in closed form. It needs no logarithm of a count, so it holds when b, or a, makes no error.
+
+    Args:
+        both: Images that both get wrong.
+        only_a: Images that only a gets wrong.
+        only_b: Images that only b gets wrong.
+        z: Critical value.
+
+    Returns:
+        The interval in [0, ∞]; [0, ∞] where nothing is wrong at all.
+    """
+    x11, x01, x10, z = (
+        np.asarray(x, dtype=np.float64) for x in np.broadcast_arrays(*(both, only_a, only_b, z))
+    )
+    a, b, m = x11 + x01, x11 + x10, x11 + x01 + x10
+
+    def excess(log_ratio: FloatArray) -> FloatArray:
+        # T(R) − z², as a function of log R; all in counts, since the number of images right on both cancels.
+        r = np.exp(log_ratio)
+        second = r * (1 + r)
+        first = (1 - r * r) * (x11 + x10) - r * r * (x10 + x01)
+        constant = r * (1 - r) * m * x10
+        # t, the expected number that only b gets wrong: the larger root of second t² + first t = constant,
+        # in the form that loses no digits for either sign of `first`.
+        root = np.sqrt(np.maximum(first * first + 4 * second * constant, 0))
+        t = np.where(first <= 0, (root - first) / (2 * second), _safe(2 * constant, first + root))
+        t = np.clip(t, np.maximum(0.0, (r - 1) / r * m), r / (1 + r) * m)
+        spread = r * (t + r * t - (r - 1) * m)
+        return _safe((b - r * a) ** 2, spread) - z * z
+
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        nothing = m == 0
+        m = np.where(nothing, 1.0, m)
+        best = np.clip(np.log(np.where(b > 0, b, 1e-9)) - np.log(np.where(a > 0, a, 1e-9)), -20, 20)
+        far = np.full(best.shape, 25.0)
+        low = np.exp(_bisect(lambda x: -excess(x), -far, best))
+        high = np.exp(_bisect(excess, best, far))
+    return Interval(np.where(nothing | (b == 0), 0.0, low), np.where(nothing | (a == 0), np.inf, high))
+
+
+def mcnemar(only_a: Numbers, only_b: Numbers, *, mid_p: bool = False) -> FloatArray:
+    """Exact two-sided p value that two classifiers are equally often right on the same images.
+
+    Under equality the images that only one gets right split evenly, Binomial(only_a + only_b, ½)
+    (McNemar 1947, Psychometrika 12:153).
+
+    Args:
+        only_a: Images that only a gets right.
+        only_b: Images that only b gets right.
+        mid_p: Count the observed table half (Fagerland et al. 2013, BMC Med. Res. Methodol. 13:91), which is
+            less conservative.
+    """
+    b, c = np.asarray(only_a, dtype=np.float64), np.asarray(only_b, dtype=np.float64)
+    n, least = b + c, np.minimum(b, c)
+    # P(X ≤ k) of Binomial(n, ½) as a regularised incomplete beta function.
+    tail = np.where(n > 0, special.betainc(np.maximum(n - least, 1e-300), least + 1, 0.5), 0.5)
+    p = 2 * tail
+    if mid_p:
+        point = np.exp(
+            special.gammaln(n + 1)
+            - special.gammaln(least + 1)
+            - special.gammaln(n - least + 1)
+            - n * np.log(2)
+        )
+        # When b = c the doubled tail counts the middle twice.
+        p = np.where(b == c, 1 - point / 2, p - point)
+        p = np.where(n == 0, 1.0, p)
+    return np.asarray(np.minimum(p, 1.0), dtype=np.float64)
+
+
+def paired_difference(only_a: Numbers, only_b: Numbers, n: Numbers, *, z: Numbers = Z95) -> Interval:
+    """Tango's score interval for share(a) − share(b) on the same images.
+
+    Tango 1998, Statistics in Medicine 17:891, eq. 7–9: T(Δ) = (x_a − x_b − nΔ)² / (n (2 q̃ + Δ(1 − Δ))) ≤ z²
+    with the constrained estimate q̃ of the share that only b gets right.
+
+    Args:
+        only_a: Images that only a gets right.
+        only_b: Images that only b gets right.
+        n: Number of images.
+        z: Critical value.
+
+    Returns:
+        The interval in [−1, 1].
+    """
+    b, c, n, z = (np.asarray(x, dtype=np.float64) for x in np.broadcast_arrays(*(only_a, only_b, n, z)))
+
+    def excess(delta: FloatArray) -> FloatArray:
+        first = -b - c + (2 * n - b + c) * delta
+        constant = -c * delta * (1 - delta)
+        root = np.sqrt(np.maximum(first * first - 8 * n * constant, 0))
+        q = np.clip((root - first) / (4 * n), np.maximum(0.0, -delta), None)
+        return _safe((b - c - n * delta) ** 2, n * (2 * q + delta * (1 - delta))) - z * z
+
+    best = (b - c) / n
+    one = np.ones(best.shape)
+    return Interval(_bisect(lambda x: -excess(x), -one, best), _bisect(excess, best, one))
+
+
+class PredictionPowered(NamedTuple):
+    """A prediction-powered estimate: its value, its variance, and the weight λ given to the proxy."""
+
+    value: FloatArray
+    variance: FloatArray
+    weight: FloatArray
+
+    def wald(self, z: Numbers = Z95) -> Interval:
+        """The symmetric interval value ± z √variance."""
+        half = np.asarray(z) * np.sqrt(self.variance)
+        return Interval(self.value - half, self.value + half)
+
+    def as_share(self, nominal_n: Numbers) -> Estimate:
+        """The same as an `Estimate`, whose interval stays in [0, 1] and holds near its ends."""
+        return _estimate(self.value, self.variance, np.asarray(nominal_n, dtype=np.float64))
+
+
+def ppi_mean(values: Numbers, proxy: Numbers, proxy_elsewhere: Numbers) -> PredictionPowered:
+    """Prediction-powered mean with power tuning, PPI++ (Angelopoulos, Duchi & Zrnic 2023, arXiv:2311.01453).
+
+    Args:
+        values: (…, n), people's answers where they answered.
+        proxy: (…, n), a cheap stand-in for the same images.
+        proxy_elsewhere: (…, N), the stand-in on the other images.
+
+    The value is mean(values) + λ (mean(proxy_elsewhere) − mean(proxy)), with the λ in [0, 1] that minimises
+    the variance (ibid., section 6).
+    """
+    one = np.ones_like(np.asarray(values, dtype=np.float64))
+    return ppi_domain_mean(
+        one, values, one, proxy, np.ones_like(np.asarray(proxy_elsewhere, float)), proxy_elsewhere
+    )
+
+
+def ppi_domain_mean(
+    domain: Numbers,
+    values: Numbers,
+    proxy_domain: Numbers,
+    proxy: Numbers,
+    proxy_domain_elsewhere: Numbers,
+    proxy_elsewhere: Numbers,
+) -> PredictionPowered:
+    """PPI++ for the mean over a domain that is itself only known where people looked.
+
+    The target θ = E[D Y] / E[D] solves E[ψ(θ)] = 0 with ψ = D (Y − θ); here D says that the image belongs to
+    the domain and Y that the answer is right. The estimate solves the same equation with the rectified mean,
+    mean(ψ) + λ (mean ψ_f elsewhere − mean ψ_f) = 0, where ψ_f uses the proxies of D and Y: an M-estimator as
+    in PPI++ (arXiv:2311.01453) whose weight and linearised variance are those of the mean of ψ. With D = 1
+    everywhere it is `ppi_mean`.
+
+    Args:
+        domain: (…, n), D where people looked, 0 or 1.
+        values: (…, n), Y there.
+        proxy_domain: (…, n), proxy of D there.
+        proxy: (…, n), proxy of Y there.
+        proxy_domain_elsewhere: (…, N), proxy of D on the other images.
+        proxy_elsewhere: (…, N), proxy of Y there.
+    """
+    d, y, df, yf, du, yu = (
+        np.asarray(x, dtype=np.float64)
+        for x in (domain, values, proxy_domain, proxy, proxy_domain_elsewhere, proxy_elsewhere)
+    )
+    n, n_else = d.shape[-1], du.shape[-1]
+
+    def residuals(theta: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        theta = theta[..., None]
+        return d * (y - theta), df * (yf - theta), du * (yu - theta)
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        psi, psi_f, psi_u = residuals(np.asarray((d * y).mean(-1) / d.mean(-1)))
+        covariance = (psi * psi_f).mean(-1) - psi.mean(-1) * psi_f.mean(-1)
+        total = (psi_f.sum(-1) + psi_u.sum(-1)) / (n + n_else)
+        squares = (psi_f**2).sum(-1) + (psi_u**2).sum(-1)
+        spread = (squares - (n + n_else) * total**2) / (n + n_else - 1)
+        weight = np.clip(np.where(spread > 0, covariance / ((1 + n / n_else) * spread), 0.0), 0.0, 1.0)
+
+        top = (d * y).mean(-1) + weight * ((du * yu).mean(-1) - (df * yf).mean(-1))
+        bottom = d.mean(-1) + weight * (du.mean(-1) - df.mean(-1))
+        value = np.asarray(top / bottom)
+        psi, psi_f, psi_u = residuals(value)
+        variance = (psi - weight[..., None] * psi_f).var(-1) / n + weight**2 * psi_u.var(-1) / n_else
+    return PredictionPowered(value, variance / bottom**2, weight)
+
+
+def seeded(*content: object) -> np.random.Generator:
+    """A random generator whose seed is derived from content, so that the same data give the same numbers.
+
+    Args:
+        *content: Arrays (their bytes count) or anything with a stable `str`.
+    """
+    digest = hashlib.sha256()
+    for item in content:
+        part = np.ascontiguousarray(item).tobytes() if isinstance(item, np.ndarray) else str(item).encode()
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return np.random.default_rng(int.from_bytes(digest.digest()[:16], "little"))
+
+
+def bootstrap_class_difference(
+    only_a: npt.NDArray[np.int64],
+    only_b: npt.NDArray[np.int64],
+    total: npt.NDArray[np.int64],
+    rng: np.random.Generator,
+    *,
+    resamples: int = 2000,
+) -> FloatArray:
+    """Paired stratified bootstrap of the difference of two class means on the same images.
+
+    An image counts +1, 0 or −1, so a class is resampled whole as one multinomial. Each class of n_c images is
+    drawn n_c − 1 times, which makes the variance unbiased however small the classes (Rao & Wu 1988, J. Am.
+    Stat. Assoc. 83:231); classes with one image are resampled together as one stratum, as in `class_mean`.
+
+    Args:
+        only_a: int (C,), images of each class that only a gets right.
+        only_b: int (C,), images of each class that only b gets right.
+        total: int (C,), images of each class.
+        rng: Source of randomness.
+        resamples: Number of resamples B.
+
+    Returns:
+        float (B,): resampled values of mean over classes of a's share right minus b's.
+    """
+    single, several = total == 1, total > 1
+    strata = [np.stack([only_a, only_b, total - only_a - only_b], axis=-1)[several]]
+    weights = [np.ones(int(several.sum()))]
+    if single.any():
+        strata.append(np.array([[only_a[single].sum(), only_b[single].sum(), 0]]))
+        strata[-1][0, 2] = single.sum() - strata[-1].sum()
+        weights.append(np.array([float(single.sum())]))
+    counts, weight = np.concatenate(strata), np.concatenate(weights)
+    size = counts.sum(axis=-1)
+    # A lone class with one image has nothing to be resampled with: it keeps its value.
+    draws = np.maximum(size - 1, 1)
+    differences = np.zeros(resamples)
+    block = max(1, 2_000_000 // max(len(counts), 1))
+    for start in range(0, resamples, block):
+        shape = (min(block, resamples - start), len(counts))
+        drawn = rng.multinomial(draws, counts / size[:, None], size=shape)
+        differences[start : start + shape[0]] = ((drawn[..., 0] - drawn[..., 1]) / draws * weight).sum(
+            axis=-1
+        )
+    return np.asarray(differences / weight.sum(), dtype=np.float64)
+
+
+def bootstrap_cells(
+    cells: npt.NDArray[np.int64], rng: np.random.Generator, *, resamples: int = 2000
+) -> npt.NDArray[np.int64]:
+    """Paired bootstrap of images that only matter by the cell of a table they fall in: int (B, cells).
+
+    Resampling n images with replacement and counting cells is one multinomial draw.
+    """
+    return rng.multinomial(int(cells.sum()), cells / cells.sum(), size=resamples).astype(np.int64)
+
+
+def percentile(replicates: FloatArray, *, z: float = Z95) -> Interval:
+    """Percentile interval of bootstrap replicates at the level of critical value `z`; NaN are left out."""
+    low, high = np.nanquantile(replicates, [special.ndtr(-z), special.ndtr(z)])
+    return Interval(np.asarray(low), np.asarray(high))
+
+
+def bootstrap_p(replicates: FloatArray) -> float:
+    """Two-sided p value that a difference is 0: twice the smaller tail of its bootstrap replicates.
+
+    One is added to both counts, so that p is never 0 (Davison & Hinkley 1997, 4.2.3).
+    """
+    finite = replicates[np.isfinite(replicates)]
+    tail = min((finite <= 0).sum(), (finite >= 0).sum())
+    return float(min(1.0, 2 * (tail + 1) / (len(finite) + 1)))
+
+
+def _safe(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    """Quotient with x/0 = ∞ and 0/0 = 0."""
+    tiny = denominator <= 0
+    quotient = numerator / np.where(tiny, 1.0, denominator)
+    return np.where(tiny, np.where(numerator > 0, np.inf, 0.0), quotient)
+
+
+def _bisect(function: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatArray) -> FloatArray:
+    """Where a function that rises from ≤ 0 to > 0 crosses zero, elementwise, to the last bits of a double."""
+    for _ in range(64):
+        middle = (low + high) / 2
+        above = function(middle) > 0
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return (low + high) / 2
