@@ -9,7 +9,7 @@ Specs:
 `hub:ORG/NAME@REVISION`
     A dataset repository with `judgements.parquet` and `images.parquet`.
 `path/to/folder`
-    A folder with these two files. Folders need a slash, a dot, or to exist.
+    A folder with these two files, as `consolidate --out` or `LabelSets.save` writes them.
 `consolidated`, `consolidated:real+mla`
     The merge of all sources at hand, or of those named.
 """
@@ -91,7 +91,7 @@ SOURCES: dict[str, SourceInfo] = {
             licence="Apache-2.0",
             citation="Beyer, Hénaff, Kolesnikov, Zhai, van den Oord 2020, Are we done with ImageNet?",
             origin="reassessed-imagenet, as shipped in the package timm",
-            needs="nothing: the package timm ships it",
+            needs="nothing; the package timm ships it",
         ),
         SourceInfo(
             name="mla",
@@ -119,13 +119,13 @@ SOURCES: dict[str, SourceInfo] = {
             licence="Apache-2.0",
             citation="this project",
             origin="annotations/data/sample in this project",
-            needs="nothing: it is part of this project",
+            needs="nothing; it is part of this project",
         ),
         SourceInfo(
             name="imagenet-x",
             kind="attributes",
-            description="16 factors (pose, background, ...) in which images differ from their class's prototypes",
-            licence="CC BY-NC 4.0 (no commercial use)",
+            description="16 factors (pose, background, ...) that set an image apart from prototypes",
+            licence="CC BY-NC 4.0: no commercial use",
             citation="Idrissi et al. 2023, ImageNet-X: Understanding Model Mistakes with Factor of Variation",
             origin="the package imagenet-x",
             needs="pip install 'beyond-accuracy[probes]'",
@@ -200,7 +200,7 @@ def load(spec: str, *, cache_dir: Path | None = None, offline: bool = False) -> 
         )
     path = Path(spec).expanduser()
     if path.is_dir() or os.sep in spec or spec.startswith((".", "~")):
-        return LabelSets.load(path, source=path.resolve().name)
+        return read_folder(path)
     near = difflib.get_close_matches(spec, SOURCES, n=1)
     hint = (
         f"did you mean {near[0]!r}?"
@@ -246,7 +246,7 @@ def is_available(name: str, *, cache_dir: Path | None = None) -> bool:
 
 
 def store_dir(cache_dir: Path | None = None) -> Path:
-    """Folder of the annotation store: `cache_dir`, or annotations/ in $BEYOND_CACHE (~/.cache/beyond-accuracy)."""
+    """Folder of the annotation store: `cache_dir`, or annotations/ in $BEYOND_CACHE or its default."""
     if cache_dir is not None:
         return cache_dir
     root = os.environ.get("BEYOND_CACHE")
@@ -310,15 +310,36 @@ def write_folder(label_sets: LabelSets, folder: Path, *, about: dict[str, object
         partial.rename(folder)
 
 
-def _load_imported(name: str, store: Path) -> LabelSets:
-    folder = store / name
-    if (folder / SOURCE_FILE).is_file():
+def read_folder(folder: Path, *, source: str | None = None) -> LabelSets:
+    """Read label sets from a folder; a `source.json` in it gives name and revision, and its checksums must hold.
+
+    Args:
+        folder: Folder with `judgements.parquet` and `images.parquet`.
+        source: Name to give the source; by default the one in `source.json`, else the folder's.
+
+    Raises:
+        BeyondError: The folder is not a source, or one of its files is damaged.
+    """
+    if not (folder / SOURCE_FILE).is_file():
+        return LabelSets.load(folder, source=source or folder.resolve().name)
+    try:
         facts = json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))
-        for file, expected in facts["sha256"].items():
-            path = folder / file
-            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-                raise BeyondError(f"{path} is missing or damaged; import it again: {SOURCES[name].needs}")
-        return LabelSets.load(folder, source=name, revision=facts["revision"])
+        name, revision, sums = str(facts["source"]), str(facts["revision"]), dict(facts["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BeyondError(f"{folder / SOURCE_FILE} is damaged ({error}); write the folder again") from error
+    for file, expected in sums.items():
+        path = folder / file
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise BeyondError(
+                f"{path} is missing or was changed (its checksum is not the one in {SOURCE_FILE}); "
+                f"write the folder again, or delete {SOURCE_FILE} if the change is meant"
+            )
+    return LabelSets.load(folder, source=source or name, revision=revision)
+
+
+def _load_imported(name: str, store: Path) -> LabelSets:
+    if (store / name / SOURCE_FILE).is_file():
+        return read_folder(store / name, source=name)
     development = _development_file(name)
     if development is not None:
         return _read(name, development).label_sets
@@ -531,7 +552,7 @@ def _imagenet_x_file(name: str) -> Path:
         return package_file("imagenet_x", "annotations", name)
     except BeyondError as error:
         raise BeyondError(
-            "ImageNet-X (CC BY-NC 4.0) is not installed; install it with: pip install 'beyond-accuracy[probes]'"
+            "ImageNet-X (CC BY-NC 4.0) is not installed; run: pip install 'beyond-accuracy[probes]'"
         ) from error
 
 
