@@ -1,0 +1,155 @@
+"""The tracks: what each one measures, and where its code is. Nothing here imports the code."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from annotations.errors import BeyondError
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What a metric means.
+
+    Attributes:
+        name: Key in the scorecard; `{source}` stands for the name of a source of annotations.
+        title: A few words for tables and charts.
+        description: One sentence: share of what, over what.
+        higher_is_better: False where a lower value is the better one.
+    """
+
+    name: str
+    title: str
+    description: str
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class TrackInfo:
+    """A track's name card.
+
+    Attributes:
+        name: Key in the scorecard and in `--tracks`.
+        version: Version of its definition; rises when numbers change.
+        title: The question it answers.
+        headline: Name of its main metric.
+        metrics: Its metrics, in the order to show them.
+        tables: Name of each table and what its rows are.
+        function: Import string `module:function` of what computes it.
+    """
+
+    name: str
+    version: int
+    title: str
+    headline: str
+    metrics: tuple[MetricInfo, ...]
+    function: str
+    tables: dict[str, str] = field(default_factory=dict)
+
+    def metric(self, name: str) -> MetricInfo:
+        """What the metric `name` means, also where its name is made from a source's.
+
+        Raises:
+            BeyondError: The track has no such metric.
+        """
+        for info in self.metrics:
+            if info.name == name:
+                return info
+        for info in self.metrics:
+            before, brace, after = info.name.partition("{source}")
+            if brace and name.startswith(before) and name.endswith(after):
+                source = name[len(before) : len(name) - len(after)]
+                title, description = (t.replace("{source}", source) for t in (info.title, info.description))
+                return MetricInfo(name, title, description, info.higher_is_better)
+        raise BeyondError(f"the {self.name} track has no metric {name!r}; see: beyond tracks")
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function that computes the track."""
+        module, function = self.function.split(":")
+        loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
+        return loaded
+
+
+RECTIFIED = TrackInfo(
+    name="rectified",
+    version=1,
+    title="How often is the prediction one that people accept?",
+    headline="real_accuracy",
+    function="benchmark.tracks.rectified:score_rectified",
+    metrics=(
+        MetricInfo("top1", "Top-1", "Share of images whose top-1 class is the original label."),
+        MetricInfo("top5", "Top-5", "Share of images whose original label is among the top five classes."),
+        MetricInfo(
+            "real_accuracy", "ReaL", "Share of evaluable images whose top-1 class is in the ReaL label set."
+        ),
+        MetricInfo("top1_evaluable", "Top-1 on ReaL's images", "Top-1 on the images that ReaL can evaluate."),
+        MetricInfo(
+            "rectified_error_reduction",
+            "Error that is no error",
+            "Share of the standard error that is gone once people's labels count, on the same images.",
+        ),
+        MetricInfo(
+            "mla",
+            "MLA",
+            "Mean over classes of the share that experts call correct or unclear, without problematic images.",
+        ),
+        MetricInfo("mla_plain", "MLA, plain mean", "The same as a mean over images."),
+        MetricInfo(
+            "mla_ppi",
+            "MLA, all images",
+            "Plain MLA of all images, estimated from the experts' part and a proxy on the rest (PPI++).",
+        ),
+        MetricInfo(
+            "consolidated_accuracy",
+            "Consolidated",
+            "Share of evaluable images whose top-1 class is accepted once all sources are merged.",
+        ),
+        MetricInfo(
+            "{source}_accuracy",
+            "Accepted by {source}",
+            "Share of evaluable images whose top-1 class the source {source} accepts.",
+        ),
+        MetricInfo(
+            "precision_at_k",
+            "Precision at |label set|",
+            "Mean over images of the share of the top k classes that are accepted, k being how many are.",
+        ),
+        MetricInfo(
+            "recall_at_k",
+            "Recall at |label set|",
+            "Mean over images of the share of the k accepted classes that are among the top k.",
+        ),
+        MetricInfo(
+            "mean_average_precision",
+            "Mean average precision",
+            "Mean over images of the average precision of the ranking of all 1000 classes.",
+        ),
+    ),
+    tables={
+        "standard_vs_rectified": "For each source: error by the original label and by people's, same images.",
+        "anatomy": "What the predictions that differ from the original label are.",
+        "most_rectified_classes": "Classes whose accuracy rises most once people's labels count.",
+        "accepted_confusions": "Predictions that differ from the original label and that people accept.",
+        "multilabel_quality": "For each source: precision and recall at |label set|, mean average precision.",
+        "sources": "For each source: its images in this run, and its verdicts on the top-1 predictions.",
+    },
+)
+
+TRACKS: dict[str, TrackInfo] = {RECTIFIED.name: RECTIFIED}
+"""All tracks by name."""
+
+
+def get_track(name: str) -> TrackInfo:
+    """The track of this name.
+
+    Raises:
+        BeyondError: There is none; the message says which name is near.
+    """
+    if name not in TRACKS:
+        from benchmark.cli import did_you_mean
+
+        raise BeyondError(did_you_mean(name, list(TRACKS), what="track"))
+    return TRACKS[name]
