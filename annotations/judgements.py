@@ -315,7 +315,7 @@ def _integers(values: pd.Series, low: int, high: int, what: str) -> npt.NDArray[
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     bad = ~((numbers >= low) & (numbers <= high) & (numbers == np.floor(numbers)))
     if bad.any():
-        value = values.iloc[int(np.argmax(bad))]
+        value = values.tolist()[int(np.argmax(bad))]  # a plain Python value, not NumPy's, for the message
         raise BeyondError(f"{what} {value!r} is not a whole number in {low}..{high}")
     return numbers.astype(np.int64)
 

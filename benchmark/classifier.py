@@ -21,7 +21,9 @@ class Normalized(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, network: nn.Module, mean: tuple[float, float, float], std: tuple[float, float, float]):
+    def __init__(
+        self, network: nn.Module, mean: tuple[float, float, float], std: tuple[float, float, float]
+    ) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)

@@ -7,7 +7,8 @@ was killed and goes on makes the records it would have made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +22,14 @@ from annotations.classes import NUM_CLASSES
 from annotations.errors import BeyondError
 from benchmark import records
 from benchmark.classifier import Classifier
-from benchmark.decoding import DecodedBatch, Decoder
-from benchmark.images import Chunk, ImageSet
+from benchmark.decoding import DecodedBatch, Decoder, Failure
+from benchmark.images import Chunk, Handle, ImageSet
 from benchmark.progress import meter
 from benchmark.records import Predictions
 
 IMAGES_PER_PART = 256
+
+Ranked = tuple[npt.NDArray[np.int16], npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,12 @@ class Settings:
 
 @dataclass
 class Summary:
-    """What a run did: images scored now, images it had before, images left out, notes on decoding."""
+    """What a run did: images scored now, images it had before, images left out, images converted by kind."""
 
     scored: int = 0
     kept: int = 0
     skipped: int = 0
-    notes: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
 
 def predict(
@@ -84,43 +87,49 @@ def predict(
     """
     forward = Forward(classifier, settings, warn)
     summary = Summary(kept=len(done))
-    chunk_size = settings.batch_size * -(-IMAGES_PER_PART // settings.batch_size)
-    total = None if images.streaming else len(images) - len(done)
+    size = settings.batch_size
+    plan: deque[_Part] = deque()
+
+    def batches() -> Iterator[Sequence[Handle]]:
+        for chunk in images.chunks(size * -(-IMAGES_PER_PART // size), skip=done):
+            plan.append(_Part(chunk))
+            for start in range(0, len(chunk), size):
+                yield chunk.handles[start : start + size]
+
+    left = None if images.total is None else images.total - len(done)
     with (
-        meter(f"Scoring {classifier.name}", total, quiet=settings.quiet) as progress,
-        Decoder(classifier.preprocessing, workers=settings.workers, batch_size=settings.batch_size) as decoder,
+        meter(f"Scoring {classifier.name}", left, quiet=settings.quiet) as progress,
         _PartWriter(run) as writer,
+        Decoder(classifier.preprocessing, workers=settings.workers, batch_size=size) as decoder,
     ):
-        for chunk, batches in decoder.chunks(images.chunks(chunk_size, skip=done)):
-            part = _Part(chunk)
-            for batch in batches:
-                part.add(batch, forward)
-                progress.advance(len(batch.image_ids) + len(batch.errors))
-                for note in batch.notes:
-                    summary.notes[note] = summary.notes.get(note, 0) + 1
-                if batch.errors and not settings.skip_errors:
-                    raise BeyondError(f"{batch.errors[0][1]}; or leave such images out with --on-error skip")
-            writer.write(part)
-            summary.scored += part.scored
-            summary.skipped += len(part.errors)
+        for batch in decoder.batches(batches()):
+            if batch.failures and not settings.skip_errors:
+                raise BeyondError(batch.failures[0].message)
+            plan[0].add(batch, forward)
+            for note in batch.notes:
+                summary.notes.setdefault(note.kind, []).append(note.image_id)
+            progress.advance(len(batch) + len(batch.failures))
+            if plan[0].complete:
+                part = plan.popleft()
+                writer.write(part)
+                summary.scored += part.scored
+                summary.skipped += len(part.failures)
     return summary
 
 
 class Forward:
     """A classifier on a device: pixels in, ranked classes out, halving the batch when memory runs out."""
 
-    def __init__(self, classifier: Classifier, settings: Settings, warn: Callable[[str], None]):
+    def __init__(self, classifier: Classifier, settings: Settings, warn: Callable[[str], None]) -> None:
         self.device = settings.device
         self.top_k = settings.top_k
         self.limit = settings.batch_size
         self.warn = warn
         self.name = classifier.name
         # Pixels arrive as (N, H, W, 3); read as channels-last they need no copy, and convolutions are faster.
-        self.module = classifier.module.eval().to(device=self.device, memory_format=torch.channels_last)
+        self.module = classifier.module.eval().to(self.device).to(memory_format=torch.channels_last)
 
-    def __call__(
-        self, pixels: npt.NDArray[np.uint8], image_ids: npt.NDArray[np.object_]
-    ) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def __call__(self, pixels: npt.NDArray[np.uint8], image_ids: npt.NDArray[np.object_]) -> Ranked:
         """Rank the classes of each image.
 
         Args:
@@ -128,8 +137,8 @@ class Forward:
             image_ids: object (N,), for error messages.
 
         Returns:
-            classes int16 (N, top_k), best first, ties to the lower index; logits float32 (N, top_k); logsumexp
-            float32 (N,).
+            classes int16 (N, top_k), best first, ties to the lower index; logits float32 (N, top_k);
+            logsumexp float32 (N,).
 
         Raises:
             BeyondError: The output is not (N, 1000) or not finite, or memory runs out even for one image.
@@ -144,7 +153,7 @@ class Forward:
                 if not is_out_of_memory(error):
                     raise
                 if self.limit == 1 or len(pixels[piece]) == 1:
-                    raise BeyondError(f"{self.name} runs out of memory on a single image; use another --device") from None
+                    raise BeyondError(f"{self.name} runs out of memory on a single image") from None
                 self.limit = max(1, min(self.limit, len(pixels[piece])) // 2)
                 self.warn(f"out of memory: going on with batches of {self.limit}")
                 if self.device.type == "cuda":
@@ -155,9 +164,7 @@ class Forward:
         return classes, logits, logsumexp
 
     @torch.inference_mode()
-    def _rank(
-        self, pixels: npt.NDArray[np.uint8], image_ids: npt.NDArray[np.object_]
-    ) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def _rank(self, pixels: npt.NDArray[np.uint8], image_ids: npt.NDArray[np.object_]) -> Ranked:
         x = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device)
         logits = self.module(x.to(torch.float32).div_(255))
         if not isinstance(logits, torch.Tensor) or logits.shape != (len(pixels), NUM_CLASSES):
@@ -169,7 +176,8 @@ class Forward:
         finite = torch.isfinite(logits).all(dim=1).cpu().numpy()
         if not finite.all():
             raise BeyondError(
-                f"{self.name} gives NaN or infinite logits on image {image_ids[int(np.argmin(finite))]!r}; see: beyond validate"
+                f"{self.name} gives NaN or infinite logits on image {image_ids[int(np.argmin(finite))]!r}; "
+                "see: beyond validate"
             )
         ranked, classes = torch.sort(logits, dim=1, descending=True, stable=True)
         return (
@@ -190,23 +198,30 @@ def is_out_of_memory(error: BaseException) -> bool:
 class _Part:
     """One part in the making."""
 
-    def __init__(self, chunk: Chunk):
+    def __init__(self, chunk: Chunk) -> None:
         self.index = chunk.index
+        self._size = len(chunk)
         self._labels = dict(zip(chunk.ids, chunk.labels))
         self._ids: list[npt.NDArray[np.object_]] = []
-        self._ranked: list[tuple[npt.NDArray[np.int16], npt.NDArray[np.float32], npt.NDArray[np.float32]]] = []
-        self.errors: list[tuple[str, str]] = []
+        self._ranked: list[Ranked] = []
+        self.failures: list[Failure] = []
         self.scored = 0
 
+    @property
+    def complete(self) -> bool:
+        """Whether every image of the part has a record or a failure."""
+        return self.scored + len(self.failures) == self._size
+
     def add(self, batch: DecodedBatch, forward: Forward) -> None:
-        self.errors.extend(batch.errors)
-        if len(batch.image_ids):
-            ids = np.asarray(batch.image_ids, dtype=object)
-            self._ranked.append(forward(batch.pixels, ids))
-            self._ids.append(ids)
-            self.scored += len(ids)
+        """Classify a batch of the part."""
+        self.failures.extend(batch.failures)
+        if len(batch):
+            self._ranked.append(forward(batch.pixels, batch.image_ids))
+            self._ids.append(batch.image_ids)
+            self.scored += len(batch)
 
     def predictions(self) -> Predictions:
+        """The records, in the order of the plan."""
         ids = np.concatenate(self._ids)
         labels = np.array([self._labels[image_id] for image_id in ids], dtype=np.int16)
         classes, logits, logsumexp = (np.concatenate(columns) for columns in zip(*self._ranked))
@@ -216,7 +231,7 @@ class _Part:
 class _PartWriter:
     """Writes parts in a thread, at most two behind, and reports a failed write at the next call."""
 
-    def __init__(self, run: Path):
+    def __init__(self, run: Path) -> None:
         self._run = run
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="beyond-writer")
         self._pending: list[Future[None]] = []
@@ -227,8 +242,8 @@ class _PartWriter:
             self._pending.pop(0).result()
 
     def _write(self, part: _Part) -> None:
-        if part.errors:
-            rows = [{"image_id": image_id, "reason": reason} for image_id, reason in part.errors]
+        if part.failures:
+            rows = [{"image_id": failure.image_id, "reason": failure.message} for failure in part.failures]
             table = pa.Table.from_pylist(rows, schema=records.SKIPPED_SCHEMA)
             records.write_part(self._run / records.SKIPPED, part.index, table)
         if part.scored:
@@ -243,10 +258,3 @@ class _PartWriter:
         if kind is None:
             for future in self._pending:
                 future.result()
-
-
-def batches_of(chunk: Chunk, size: int) -> Iterator[Chunk]:
-    """Cut a chunk into batches of at most `size` images."""
-    for start in range(0, len(chunk.ids), size):
-        piece = slice(start, start + size)
-        yield Chunk(chunk.index, chunk.ids[piece], chunk.labels[piece], chunk.handles[piece])

@@ -11,7 +11,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from annotations.classes import NUM_CLASSES, NUM_VALIDATION_IMAGES, original_labels, validation_ids, validation_labels, wnids
+from annotations.classes import (
+    NUM_CLASSES,
+    NUM_VALIDATION_IMAGES,
+    original_labels,
+    validation_ids,
+    validation_labels,
+    wnids,
+)
 from annotations.errors import BeyondError
 from benchmark.records import Predictions
 
@@ -38,9 +45,13 @@ def read_prediction_file(path: Path, *, ids_file: Path | None = None) -> Predict
         raise BeyondError(f"no such predictions file: {path}")
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise BeyondError(f"{path}: predictions must be one of {', '.join(FORMATS)}, not {suffix or 'without suffix'!r}")
+        raise BeyondError(
+            f"{path}: predictions must be one of {', '.join(FORMATS)}, not {suffix or 'without suffix'!r}"
+        )
     if ids_file is not None and suffix != ".npy":
-        raise BeyondError(f"--ids goes with .npy predictions; {path.name} carries its own ids, so leave it out")
+        raise BeyondError(
+            f"--ids goes with .npy predictions; {path.name} carries its own ids, so leave it out"
+        )
     try:
         if suffix == ".npy":
             predictions = _read_numpy(path, ids_file)
@@ -75,8 +86,14 @@ def _read_numpy(path: Path, ids_file: Path | None) -> Predictions:
     array = np.load(path, allow_pickle=False)
     if array.ndim == 1:
         array = array[:, None]
-    if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer) or not 1 <= array.shape[1] <= NUM_CLASSES:
-        raise BeyondError(f"{path} holds {array.dtype} {array.shape}; it needs integer class indices (N, k), best first")
+    if (
+        array.ndim != 2
+        or not np.issubdtype(array.dtype, np.integer)
+        or not 1 <= array.shape[1] <= NUM_CLASSES
+    ):
+        raise BeyondError(
+            f"{path} holds {array.dtype} {array.shape}; it needs integer class indices (N, k), best first"
+        )
     _require_in_range(array, str(path))
     if ids_file is not None:
         if not ids_file.is_file():
@@ -88,7 +105,8 @@ def _read_numpy(path: Path, ids_file: Path | None) -> Predictions:
         return Predictions(ids, original_labels(ids), array.astype(np.int16))
     if len(array) != NUM_VALIDATION_IMAGES:
         raise BeyondError(
-            f"{path} has {len(array)} rows instead of {NUM_VALIDATION_IMAGES:,}; say which images they are with --ids FILE"
+            f"{path} has {len(array)} rows instead of {NUM_VALIDATION_IMAGES:,}; "
+            "say which images they are with --ids FILE"
         )
     return Predictions(validation_ids(), validation_labels(), array.astype(np.int16))
 
@@ -97,25 +115,35 @@ def _read_csv(path: Path) -> Predictions:
     frame = pd.read_csv(path, dtype={"file_name": str, "predicted_class": str})
     for name in ("file_name", "predicted_class"):
         if name not in frame:
-            raise BeyondError(f"{path} has no column {name!r}; it needs file_name,predicted_class[,predicted_probability]")
+            raise BeyondError(
+                f"{path} has no column {name!r}; it needs file_name,predicted_class[,predicted_probability]"
+            )
         if frame[name].isna().any():
             line = int(frame[name].isna().to_numpy().argmax()) + 2
             raise BeyondError(f"{path}, line {line}: {name} is empty")
     by_wnid = {wnid: str(index) for index, wnid in enumerate(wnids())}
-    numbers = pd.to_numeric(frame["predicted_class"].map(lambda text: by_wnid.get(text.strip(), text)), errors="coerce")
+    numbers = pd.to_numeric(
+        frame["predicted_class"].map(lambda text: by_wnid.get(text.strip(), text)), errors="coerce"
+    )
     bad = ~(numbers % 1 == 0)
     if bad.any():
         line = int(bad.to_numpy().argmax())
-        raise BeyondError(f"{path}, line {line + 2}: {frame['predicted_class'][line]!r} is no class index or wnid")
+        raise BeyondError(
+            f"{path}, line {line + 2}: {frame['predicted_class'][line]!r} is no class index or wnid"
+        )
     classes = numbers.to_numpy(dtype=np.int64)[:, None]
     _require_in_range(classes, str(path))
     ids = np.array([image_id_of(name.strip()) for name in frame["file_name"]], dtype=object)
     logits = logsumexp = None
     if "predicted_probability" in frame:
-        probability = pd.to_numeric(frame["predicted_probability"], errors="coerce").to_numpy(dtype=np.float64)
+        probability = pd.to_numeric(frame["predicted_probability"], errors="coerce").to_numpy(
+            dtype=np.float64
+        )
         outside = ~((probability >= 0) & (probability <= 1))
         if outside.any():
-            raise BeyondError(f"{path}, line {int(outside.argmax()) + 2}: predicted_probability is not in [0, 1]")
+            raise BeyondError(
+                f"{path}, line {int(outside.argmax()) + 2}: predicted_probability is not in [0, 1]"
+            )
         logits = np.log(np.maximum(probability, np.finfo(np.float32).tiny)).astype(np.float32)[:, None]
         logsumexp = np.zeros(len(ids), dtype=np.float32)
     return Predictions(ids, original_labels(ids), classes.astype(np.int16), logits, logsumexp)
@@ -125,7 +153,9 @@ def _require_in_range(classes: npt.NDArray[np.integer], where: str) -> None:
     if classes.size and (classes.min() < 0 or classes.max() >= NUM_CLASSES):
         row, column = np.argwhere((classes < 0) | (classes >= NUM_CLASSES))[0]
         hint = " (1001 classes? drop the background class)" if classes.max() == NUM_CLASSES else ""
-        raise BeyondError(f"{where}, row {row}: predicted class {classes[row, column]} is outside 0..999{hint}")
+        raise BeyondError(
+            f"{where}, row {row}: predicted class {classes[row, column]} is outside 0..999{hint}"
+        )
 
 
 def _checked(predictions: Predictions, where: str) -> Predictions:
@@ -137,18 +167,23 @@ def _checked(predictions: Predictions, where: str) -> Predictions:
         return predictions
     index = pd.Index(predictions.image_ids)
     if not index.is_unique:
-        raise BeyondError(f"{where}: image {index[index.duplicated()][0]!r} appears twice; keep one prediction an image")
+        raise BeyondError(
+            f"{where}: image {index[index.duplicated()][0]!r} appears twice; keep one prediction an image"
+        )
     known = original_labels(predictions.image_ids)
     given = predictions.original_labels
     labels = np.where(known >= 0, known, given).astype(np.int16)
     if (labels < 0).any():
         unknown = predictions.image_ids[labels < 0][0]
-        raise BeyondError(f"{where}: image {unknown!r} is not in the ILSVRC2012 validation ground truth; check its id")
+        raise BeyondError(
+            f"{where}: image {unknown!r} is not in the ILSVRC2012 validation ground truth; check its id"
+        )
     wrong = (given >= 0) & (known >= 0) & (given != known)
     if wrong.any():
         at = int(wrong.argmax())
         raise BeyondError(
-            f"{where}: original_label {given[at]} of {predictions.image_ids[at]!r} disagrees with the ground truth ({known[at]})"
+            f"{where}: original_label {given[at]} of {predictions.image_ids[at]!r} "
+            f"disagrees with the ground truth ({known[at]})"
         )
     if labels.max(initial=0) >= NUM_CLASSES:
         raise BeyondError(f"{where}: original_label {labels.max()} is outside 0..999")
@@ -166,4 +201,6 @@ def _checked(predictions: Predictions, where: str) -> Predictions:
 def _require_distinct(ranked: npt.NDArray[np.int16], ids: npt.NDArray[np.object_], where: str) -> None:
     repeated = (ranked[:, 1:] == ranked[:, :-1]).any(axis=1)
     if repeated.any():
-        raise BeyondError(f"{where}: the classes predicted for image {ids[int(repeated.argmax())]!r} repeat one another")
+        raise BeyondError(
+            f"{where}: the classes predicted for image {ids[int(repeated.argmax())]!r} repeat one another"
+        )

@@ -1,4 +1,4 @@
-"""Progress of long work on standard error: a bar with the time left on a terminal, a line now and then elsewhere."""
+"""Progress of long work on standard error: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECONDS_BETWEEN_LINES = 30.0
 class Meter:
     """Counts finished items and shows how far the work is."""
 
-    def __init__(self, description: str, total: int | None, *, unit: str = "images"):
+    def __init__(self, description: str, total: int | None, *, unit: str = "images") -> None:
         self.description, self.total, self.unit = description, total, unit
         self.done = 0
         self._started = self._last = time.monotonic()
@@ -43,11 +43,15 @@ class Meter:
             left = (self.total - self.done) / rate if rate else float("inf")
             text += f" of {self.total:,}"
             text += f", {left / 60:.1f} min left" if left != float("inf") else ""
-        return f"{text} {self.unit}, {rate:.1f}/s" if self.total is None else f"{text}, {rate:.1f} {self.unit}/s"
+        return (
+            f"{text} {self.unit}, {rate:.1f}/s" if self.total is None else f"{text}, {rate:.1f} {self.unit}/s"
+        )
 
 
 @contextmanager
-def meter(description: str, total: int | None, *, unit: str = "images", quiet: bool = False) -> Iterator[Meter]:
+def meter(
+    description: str, total: int | None, *, unit: str = "images", quiet: bool = False
+) -> Iterator[Meter]:
     """Show progress while the block runs.
 
     Args:

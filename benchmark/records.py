@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,7 +69,9 @@ class Predictions:
     def to_arrow(self) -> pa.Table:
         """The records as a table in `PREDICTIONS_SCHEMA`."""
         n, k = self.classes.shape
-        offsets = pa.array(np.arange(0, (n + 1) * k, k, dtype=np.int32) if k else np.zeros(n + 1, dtype=np.int32))
+        offsets = pa.array(
+            np.arange(0, (n + 1) * k, k, dtype=np.int32) if k else np.zeros(n + 1, dtype=np.int32)
+        )
         classes = pa.ListArray.from_arrays(offsets, pa.array(self.classes.reshape(-1)))
         if self.logits is None or self.logsumexp is None:
             logits, logsumexp = pa.nulls(n, pa.list_(pa.float32())), pa.nulls(n, pa.float32())
@@ -107,7 +110,7 @@ class Predictions:
         return cls(ids, labels, classes.astype(np.int16), logits, logsumexp)
 
 
-def _matrix(table: pa.Table, name: str, dtype: np.dtype, where: str) -> npt.NDArray:
+def _matrix(table: pa.Table, name: str, dtype: np.dtype[Any], where: str) -> npt.NDArray[Any]:
     column = table[name].combine_chunks()
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
@@ -134,7 +137,12 @@ def write_part(folder: Path, index: int, table: pa.Table, *, durable: bool = Tru
     sink = pa.BufferOutputStream()
     floats = {"logits.list.element", "logsumexp"} & set(_leaves(table.schema))
     pq.write_table(
-        table, sink, compression="zstd", use_dictionary=False, use_byte_stream_split=sorted(floats), write_statistics=False
+        table,
+        sink,
+        compression="zstd",
+        use_dictionary=False,
+        use_byte_stream_split=sorted(floats),
+        write_statistics=False,
     )
     data = sink.getvalue()
     path = folder / f"part-{index:05d}-{hashlib.sha256(data).hexdigest()[:16]}.parquet"
@@ -203,11 +211,15 @@ def iter_predictions(run: Path) -> Iterator[Predictions]:
     """
     paths = part_paths(run / PREDICTIONS)
     if not paths:
-        raise BeyondError(f"{run} holds no predictions; make some with: beyond score MODEL --images DIR --out {run}")
+        raise BeyondError(
+            f"{run} holds no predictions; make some with: beyond score MODEL --images DIR --out {run}"
+        )
     seen: set[str] = set()
     for path in paths:
         if not part_is_sound(path):
-            raise BeyondError(f"{path} is damaged (checksum); run the same beyond score command again to repair it")
+            raise BeyondError(
+                f"{path} is damaged (checksum); run the same beyond score command again to repair it"
+            )
         part = Predictions.from_arrow(pq.read_table(path, partitioning=None), where=str(path))
         before = len(seen)
         seen.update(part.image_ids)

@@ -50,8 +50,12 @@ class RunInfo(BaseModel):
     run_version: int = RUN_VERSION
     model: ModelInfo
     images: ImagesInfo
-    settings: dict[str, Cell] = Field(default_factory=dict, description="What changes numbers: dtype, TF32, seed.")
-    environment: dict[str, Any] = Field(default_factory=dict, description="What does not: batch, device, versions.")
+    settings: dict[str, Cell] = Field(
+        default_factory=dict, description="What changes numbers: dtype, TF32, seed."
+    )
+    environment: dict[str, Any] = Field(
+        default_factory=dict, description="What does not: batch, device, versions."
+    )
     annotations: list[str] = Field(default_factory=list, description="Label sets it was last scored against.")
 
     def identity(self) -> dict[str, Any]:
@@ -81,17 +85,32 @@ def is_sample(image_ids: Sequence[str] | np.ndarray) -> bool:
 def environment() -> dict[str, Any]:
     """Versions, platform and git state, for `run.json`."""
     versions = {}
-    for name in ("beyond-accuracy", "torch", "torchvision", "timm", "numpy", "pillow", "pyarrow", "huggingface-hub"):
+    for name in (
+        "beyond-accuracy",
+        "torch",
+        "torchvision",
+        "timm",
+        "numpy",
+        "pillow",
+        "pyarrow",
+        "huggingface-hub",
+    ):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    state: dict[str, Any] = {"versions": versions, "python": platform.python_version(), "platform": platform.platform()}
+    state: dict[str, Any] = {
+        "versions": versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
     here = Path(__file__).resolve().parent
     if (here.parent / ".git").exists():
         try:
             ask = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-            state["git"] = subprocess.run(ask, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+            state["git"] = subprocess.run(
+                ask, capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
         except (OSError, subprocess.SubprocessError):
             state["git"] = "unknown"
     return state
@@ -116,7 +135,9 @@ def locked(run: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise BeyondError(f"another beyond is writing {run}; wait for it, or choose another folder with --out") from None
+        raise BeyondError(
+            f"another beyond is writing {run}; wait for it, or choose another folder with --out"
+        ) from None
     try:
         yield
     finally:
@@ -168,22 +189,29 @@ def start_or_resume(run: Path, info: RunInfo, *, overwrite: bool = False) -> boo
         clear(run)
     if not (run / RUN_FILE).is_file():
         if records.part_paths(run / records.PREDICTIONS):
-            raise BeyondError(f"{run} holds records without {RUN_FILE}; choose another --out, or pass --overwrite")
+            raise BeyondError(
+                f"{run} holds records without {RUN_FILE}; choose another --out, or pass --overwrite"
+            )
         write_run(run, info)
         return False
+    for stale in run.glob("*/.*.tmp"):
+        stale.unlink(missing_ok=True)  # left by a process that was killed while writing
     there = read_run(run)
     old, new = there.identity(), info.identity()
     changed = [name for name in new.keys() | old.keys() if old.get(name) != new.get(name)]
     if changed:
         raise BeyondError(
-            f"{run} holds a run with another {', '.join(sorted(changed))}; choose another --out, or pass --overwrite"
+            f"{run} holds a run with another {', '.join(sorted(changed))}; "
+            "choose another --out, or pass --overwrite"
         )
     return True
 
 
 def write_run(run: Path, info: RunInfo) -> None:
     """Write `run.json` atomically."""
-    write_atomically(run / RUN_FILE, json.dumps(info.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+    write_atomically(
+        run / RUN_FILE, json.dumps(info.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    )
 
 
 def clear(run: Path) -> None:
@@ -205,7 +233,9 @@ def finished_ids(run: Path) -> tuple[set[str], list[Path]]:
     for kind in (records.PREDICTIONS, records.SKIPPED):
         for path in records.part_paths(run / kind):
             if records.part_is_sound(path):
-                done.update(pq.read_table(path, columns=["image_id"], partitioning=None)["image_id"].to_pylist())
+                done.update(
+                    pq.read_table(path, columns=["image_id"], partitioning=None)["image_id"].to_pylist()
+                )
             else:
                 damaged.append(records.quarantine(path))
     return done, damaged
@@ -294,10 +324,12 @@ def score_run(
         skipped = len(skipped_images(run))
         track = result.track
         if skipped:
-            note = f"{skipped} images could not be read and are in no number (see {records.SKIPPED}/ in the run)."
+            note = f"{skipped} images could not be read and are in no number; see {records.SKIPPED}/."
             track = track.model_copy(update={"notes": [*track.notes, note]})
         versions = info.environment.get("versions", {})
-        provenance: dict[str, Cell] = {name: versions[name] for name in ("beyond-accuracy", "torch") if name in versions}
+        provenance: dict[str, Cell] = {
+            name: versions[name] for name in ("beyond-accuracy", "torch") if name in versions
+        }
         provenance.update(info.settings)
         scorecard = Scorecard(
             model=info.model,

@@ -43,7 +43,9 @@ class Track(_Strict):
 
     version: int = Field(ge=1, description="Version of the track's definition; rises when numbers change.")
     metrics: dict[str, Metric] = Field(default_factory=dict)
-    tables: dict[str, list[dict[str, Cell]]] = Field(default_factory=dict, description="Rows, column to cell.")
+    tables: dict[str, list[dict[str, Cell]]] = Field(
+        default_factory=dict, description="Rows, column to cell."
+    )
     notes: list[str] = Field(default_factory=list, description="What a reader must know to read the numbers.")
 
 
@@ -82,7 +84,9 @@ class Scorecard(_Strict):
     model: ModelInfo
     images: ImagesInfo
     annotations: AnnotationsInfo
-    provenance: dict[str, Cell] = Field(default_factory=dict, description="Versions, dtype and seed; no times.")
+    provenance: dict[str, Cell] = Field(
+        default_factory=dict, description="Versions, dtype and seed; no times."
+    )
     tracks: dict[str, Track] = Field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -100,10 +104,14 @@ class Scorecard(_Strict):
         try:
             data = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise BeyondError(f"{where} is not JSON ({error}); write it again with: beyond rescore RUN") from None
+            raise BeyondError(
+                f"{where} is not JSON ({error}); write it again with: beyond rescore RUN"
+            ) from None
         version = data.get("schema_version") if isinstance(data, dict) else None
         if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
-            raise BeyondError(f"{where} has schema version {version!r}; this beyond reads 1..{SCHEMA_VERSION}: update it")
+            raise BeyondError(
+                f"{where} has schema version {version!r}; this beyond reads 1..{SCHEMA_VERSION}: update it"
+            )
         try:
             return cls.model_validate(data)
         except ValidationError as error:

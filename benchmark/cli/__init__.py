@@ -28,11 +28,11 @@ COMMANDS = {
 class LazyGroup(click.Group):
     """A click group that imports a subcommand only when it is called."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's interface
         """Names of all subcommands, sorted."""
         return sorted(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import and return one subcommand, or None if there is no such name."""
         if cmd_name not in COMMANDS:
             return None
@@ -90,7 +90,10 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         _fail(_os_error(error), 2)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a user never sees a traceback
-        _fail(f"internal error: {type(error).__name__}: {error} (BEYOND_DEBUG=1 shows where; please report it)", 3)
+        _fail(
+            f"internal error: {type(error).__name__}: {error} (BEYOND_DEBUG=1 shows where; please report it)",
+            3,
+        )
 
 
 def _fail(message: str, code: int) -> None:

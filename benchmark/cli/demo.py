@@ -12,7 +12,9 @@ MODEL = "efficientnet-lite0"
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True, help="Run folder.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True, help="Run folder."
+)
 def demo(out: Path) -> None:
     """Score EfficientNet-Lite0 on 20 sample photographs, and write the page that shows the result."""
     from benchmark.report.page import render_page

@@ -44,33 +44,45 @@ def annotations_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print scorecards as JSON on standard output.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print scorecards as JSON on standard output."
+)
 
 
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]…")
-@click.option("--images", "images_spec", metavar="DIR", help="Folder of images, tar shards, hf:ORG/NAME, or sample.")
+@click.option(
+    "--images", "images_spec", metavar="DIR", help="Folder of images, tar shards, hf:ORG/NAME, or sample."
+)
 @click.option(
     "--predictions",
     "prediction_file",
     type=click.Path(path_type=Path),
     help="Score a file of predictions instead of a model; more files may follow.",
 )
-@click.option("--ids", "ids_file", type=click.Path(path_type=Path), help="Image ids of the rows of .npy predictions.")
+@click.option(
+    "--ids", "ids_file", type=click.Path(path_type=Path), help="Image ids of the rows of .npy predictions."
+)
 @annotations_option
 @click.option("--tracks", callback=split_list, default="rectified", show_default=True, metavar="NAME,…")
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder; with several inputs, one run each in it.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Run folder; with several inputs, one run each in it."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--batch-size", type=click.IntRange(1, 65536), default=64, show_default=True)
 @click.option("--workers", type=click.IntRange(0, 256), help="Decoding processes; 0 decodes in this one.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the model on the CPU.")
-@click.option("--top-k", type=click.IntRange(1, 1000), default=1000, show_default=True, help="Classes kept a record.")
+@click.option(
+    "--top-k", type=click.IntRange(1, 1000), default=1000, show_default=True, help="Classes kept a record."
+)
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images, by id.")
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
-@click.option("--overwrite", is_flag=True, help="Throw away what the run folder holds, instead of going on with it.")
+@click.option(
+    "--overwrite", is_flag=True, help="Throw away what the run folder holds, instead of going on with it."
+)
 @json_option
 def score(models: tuple[str, ...], prediction_file: Path | None, **options: Any) -> None:
-    """Score classifiers on images, or files of their predictions.
+    r"""Score classifiers on images, or files of their predictions.
 
     \b
     beyond score efficientnet-lite0 --images sample
@@ -92,7 +104,9 @@ def score(models: tuple[str, ...], prediction_file: Path | None, **options: Any)
         if not models:
             raise BeyondError("nothing to score: name a MODEL with --images DIR, or give --predictions FILE")
         if not options["images_spec"]:
-            raise BeyondError("a MODEL needs images: pass --images DIR (or --images sample for the sample set)")
+            raise BeyondError(
+                "a MODEL needs images: pass --images DIR (or --images sample for the sample set)"
+            )
         if options["ids_file"]:
             raise BeyondError("--ids goes with --predictions")
         scorecards = score_models(models, **options)
@@ -128,7 +142,9 @@ def score_predictions(
                 fingerprints[key] = (runs.fingerprint_of(predictions), runs.is_sample(predictions.image_ids))
             fingerprint, sample = fingerprints[key]
             info = runs.RunInfo(
-                model=ModelInfo(name=file.stem, spec=file.name, source={"predictions_sha256": file_sha256(file)}),
+                model=ModelInfo(
+                    name=file.stem, spec=file.name, source={"predictions_sha256": file_sha256(file)}
+                ),
                 images=ImagesInfo(
                     name="predictions" if sample else "ILSVRC2012 validation",
                     n=len(predictions),
@@ -191,7 +207,7 @@ def score_models(
     for spec, run in zip(models, _targets([_slug(spec) for spec in models], out)):
         classifier = load(spec)
         info = runs.RunInfo(
-            model=ModelInfo(**{name: value for name, value in classifier.describe().items()}),
+            model=ModelInfo(**dict(classifier.describe().items())),
             images=ImagesInfo(
                 name=images.name, n=len(images), fingerprint=images.fingerprint, sample=images.sample
             ),
@@ -213,8 +229,9 @@ def score_models(
                 if done:
                     say(f"going on with {run}: {len(done):,} images have a record already")
             summary = predict(classifier, images, run, settings, done=done, warn=say)
-        for note, count in sorted(summary.notes.items()):
-            say(f"{count} images converted: {note}")
+        for kind, ids in sorted(summary.notes.items()):
+            named = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
+            say(f"{len(ids)} {kind} {'image' if len(ids) == 1 else 'images'} converted to RGB: {named}")
         if summary.skipped:
             say(f"{summary.skipped} images skipped; the reasons are in {run / 'skipped'}")
         scorecards.append((run, runs.score_run(run, annotations or default, labels=labels)))
@@ -297,7 +314,9 @@ def _slug(spec: str) -> str:
 def _targets(names: Sequence[str], out: Path | None) -> list[Path]:
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise BeyondError(f"two inputs are called {twice!r}, and a run is named after its input; score them one by one")
+        raise BeyondError(
+            f"two inputs are called {twice!r}, and a run is named after its input; score them one by one"
+        )
     if len(names) == 1:
         return [out or Path("runs") / names[0]]
     return [(out or Path("runs")) / name for name in names]

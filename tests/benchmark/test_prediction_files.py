@@ -35,7 +35,9 @@ def test_full_numpy_follows_the_ground_truth(tmp_path: Path) -> None:
 
 def test_numpy_with_ids_is_joined_by_id(tmp_path: Path, top5: npt.NDArray[np.int16]) -> None:
     np.save(tmp_path / "p.npy", top5)
-    (tmp_path / "ids.txt").write_text("ILSVRC2012_val_00000300.JPEG\nval/ILSVRC2012_val_00000001.JPEG\nILSVRC2012_val_00000200\n")
+    (tmp_path / "ids.txt").write_text(
+        "ILSVRC2012_val_00000300.JPEG\nval/ILSVRC2012_val_00000001.JPEG\nILSVRC2012_val_00000200\n"
+    )
     read = read_prediction_file(tmp_path / "p.npy", ids_file=tmp_path / "ids.txt")
     assert list(read.image_ids) == [validation_id(1), validation_id(200), validation_id(300)]
     assert read.classes[:, 0].tolist() == [9, 0, 1]
@@ -54,7 +56,8 @@ def test_csv_takes_indices_wnids_and_probabilities(tmp_path: Path) -> None:
     )
     read = read_prediction_file(tmp_path / "p.csv")
     assert read.classes.tolist() == [[65], [795]]
-    assert read.logits is not None and read.logsumexp is not None
+    assert read.logits is not None
+    assert read.logsumexp is not None
     assert np.exp(read.logits[:, 0] - read.logsumexp) == pytest.approx([1, 0.25])
 
 
@@ -73,7 +76,8 @@ def test_parquet_with_its_own_labels_may_hold_other_images(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "image_id"), [("a/b.JPEG", "b"), ("b.c.png", "b.c"), ("b", "b"), ("v1.5", "v1.5"), ("x\\y.jpg", "y")]
+    ("name", "image_id"),
+    [("a/b.JPEG", "b"), ("b.c.png", "b.c"), ("b", "b"), ("v1.5", "v1.5"), ("x\\y.jpg", "y")],
 )
 def test_image_id_of(name: str, image_id: str) -> None:
     assert image_id_of(name) == image_id
@@ -111,15 +115,29 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     text("gap", f"file_name,predicted_class\n{one},\n", "line 2: predicted_class is empty")
     text("range", f"file_name,predicted_class\n{one},1000\n", "class 1000 is outside 0..999")
     text("twice", f"file_name,predicted_class\n{one},1\n{one},2\n", "appears twice")
-    text("stranger", "file_name,predicted_class\ncat.jpg,1\n", "'cat' is not in the ILSVRC2012 validation ground truth")
+    text(
+        "stranger",
+        "file_name,predicted_class\ncat.jpg,1\n",
+        "'cat' is not in the ILSVRC2012 validation ground truth",
+    )
     text("beyond", "file_name,predicted_class\nILSVRC2012_val_00050001.JPEG,1\n", "not in the ILSVRC2012")
     text("percent", f"file_name,predicted_class,predicted_probability\n{one},1,85\n", "not in [0, 1]")
     text("nothing", "file_name,predicted_class\n", "holds no predictions")
     text("blank", "", "cannot be read as csv predictions")
     parquet("columns", {"image_id": [one]}, "no column 'classes'")
-    parquet("ragged", {"image_id": [one, validation_id(2)], "classes": [[1], [1, 2]]}, "same number of entries")
-    parquet("disagrees", {"image_id": [one], "classes": [[1]], "original_label": [3]}, "disagrees with the ground truth (65)")
-    parquet("label", {"image_id": ["x"], "classes": [[1]], "original_label": [1000]}, "original_label 1000 is outside")
+    parquet(
+        "ragged", {"image_id": [one, validation_id(2)], "classes": [[1], [1, 2]]}, "same number of entries"
+    )
+    parquet(
+        "disagrees",
+        {"image_id": [one], "classes": [[1]], "original_label": [3]},
+        "disagrees with the ground truth (65)",
+    )
+    parquet(
+        "label",
+        {"image_id": ["x"], "classes": [[1]], "original_label": [1000]},
+        "original_label 1000 is outside",
+    )
     (folder / "junk.parquet").write_bytes(b"PAR1 this is no parquet file")
     cases["junk"] = (folder / "junk.parquet", "cannot be read as parquet predictions")
     (folder / "p.txt").write_text("x")
@@ -129,9 +147,9 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
 
 
 BAD = [
-    "short", "floats", "cube", "background", "negative", "repeats", "empty", "objects", "header", "word", "fraction",
-    "gap", "range", "twice", "stranger", "beyond", "percent", "nothing", "blank", "columns", "ragged", "disagrees",
-    "label", "junk", "suffix", "missing",
+    "short", "floats", "cube", "background", "negative", "repeats", "empty", "objects", "header", "word",
+    "fraction", "gap", "range", "twice", "stranger", "beyond", "percent", "nothing", "blank", "columns",
+    "ragged", "disagrees", "label", "junk", "suffix", "missing",
 ]  # fmt: skip
 
 
@@ -155,7 +173,7 @@ def test_bad_file_gets_one_clear_line(case: str, bad: dict[str, tuple[Path, str]
 def test_ids_must_match_the_rows_and_go_with_numpy_only(tmp_path: Path, top5: npt.NDArray[np.int16]) -> None:
     np.save(tmp_path / "p.npy", top5)
     (tmp_path / "ids.txt").write_text("a b")
-    with pytest.raises(BeyondError, match="3 rows, but .* names 2 images"):
+    with pytest.raises(BeyondError, match=r"3 rows, but .* names 2 images"):
         read_prediction_file(tmp_path / "p.npy", ids_file=tmp_path / "ids.txt")
     with pytest.raises(BeyondError, match="no such file of ids"):
         read_prediction_file(tmp_path / "p.npy", ids_file=tmp_path / "none.txt")

@@ -1,0 +1,27 @@
+"""Time and memory of scoring many files of predictions in one command, process start included."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+
+@pytest.mark.shared
+def test_all_prediction_files_in_one_command(
+    benchmark: BenchmarkFixture, shared_data: Path, tmp_path: Path
+) -> None:
+    files = sorted(map(str, (shared_data / "predictions").glob("*.npy")))
+    options = ["--annotations", "real,mla,consolidated", "--overwrite", "--out", str(tmp_path)]
+
+    def score() -> None:
+        command = [sys.executable, "-m", "benchmark", "score", "--predictions", *files, *options]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=shared_data.parent.parent)
+
+    benchmark.pedantic(score, rounds=2)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    benchmark.extra_info.update(files=len(files), predictions=50_000 * len(files), peak_mib=round(peak))
