@@ -90,10 +90,10 @@ def class_mean(right: Numbers, total: Numbers) -> Estimate:
     """Mean over classes of the share right in each class: an exact stratified variance.
 
     With classes as strata, the variance of the mean of C shares is Σ p_c (1 − p_c) / (n_c − 1) / C², which is
-    unbiased for n_c ≥ 2 (Cochran 1977, Sampling Techniques, 5.9). A class with one image has no variance of its
-    own: it takes the pooled variance within the other classes. Where these are too few to pool, classes with
-    one image are collapsed into one stratum, whose spread between classes makes the interval wide rather than
-    narrow (Cochran 1977, 5A.12). Classes without images are left out of the mean.
+    unbiased for n_c ≥ 2 (Cochran 1977, Sampling Techniques, 5.9). A class with one image has no variance of
+    its own: it takes the pooled variance within the other classes. Where these are too few to pool, classes
+    with one image are collapsed into one stratum, whose spread between classes makes the interval wide rather
+    than narrow (Cochran 1977, 5A.12). Classes without images are left out of the mean.
 
     Args:
         right: (…, C), how many images of each class are right.

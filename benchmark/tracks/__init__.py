@@ -94,7 +94,7 @@ RECTIFIED = TrackInfo(
         MetricInfo(
             "mla",
             "MLA",
-            "Mean over classes of the share that experts call correct or unclear, without problematic images.",
+            "Mean over classes of the share that experts call correct or unclear; no problematic images.",
         ),
         MetricInfo("mla_plain", "MLA, plain mean", "The same as a mean over images."),
         MetricInfo(

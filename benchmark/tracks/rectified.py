@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,20 @@ class Answers:
     unjudged: npt.NDArray[np.int16]
     average_precision: npt.NDArray[np.float32] | None
     unsure_is_right: bool = False
+
+    def take(self, rows: npt.NDArray[np.intp]) -> Answers:
+        """The same for some images, in the order of `rows`."""
+        precision = self.average_precision
+        return replace(
+            self,
+            known=self.known[rows],
+            evaluable=self.evaluable[rows],
+            verdict=self.verdict[rows],
+            size=self.size[rows],
+            hits=self.hits[rows],
+            unjudged=self.unjudged[rows],
+            average_precision=None if precision is None else precision[rows],
+        )
 
     @property
     def right(self) -> Bools:
@@ -120,7 +134,7 @@ def score_rectified(chunks: Iterable[Predictions], labels: Mapping[str, LabelSet
     Raises:
         BeyondError: There are no records, no chunk holds a class, or two sources give one metric name.
     """
-    names = _metric_names(labels)
+    names = accuracy_names(labels)
     parts = [_reduce(chunk, labels) for chunk in chunks if len(chunk)]
     if not parts:
         raise BeyondError("there are no predictions to score; run beyond score first")
@@ -198,7 +212,7 @@ class _Run:
 
 
 class _Source:
-    """What depends only on label sets, and the rows of the ids asked for last: runs mostly share their images."""
+    """What depends only on label sets, and the rows of the ids asked for last, which runs mostly share."""
 
     def __init__(self, labels: LabelSets) -> None:
         self.labels = weakref.ref(labels)
@@ -344,9 +358,13 @@ def _join(parts: list[_Run]) -> _Run:
 # -------------------------------------------------------------------------------------- arrays to metrics
 
 
-def _metric_names(labels: Mapping[str, LabelSets]) -> dict[str, str]:
-    """Name of each source's accuracy."""
-    names = {source: re.sub(r"[^a-z0-9]+", "_", source.lower()).strip("_") + "_accuracy" for source in labels}
+def accuracy_names(sources: Iterable[str]) -> dict[str, str]:
+    """Name of each source's accuracy, e.g. `real_accuracy`.
+
+    Raises:
+        BeyondError: Two sources give one name, or a source has no letter or digit.
+    """
+    names = {s: re.sub(r"[^a-z0-9]+", "_", s.lower()).strip("_") + "_accuracy" for s in sources}
     for source, name in names.items():
         same = [other for other in names if names[other] == name]
         if len(same) > 1:
@@ -419,24 +437,53 @@ def _source_metrics(run: _Run, source: str, name: str, answers: Answers) -> dict
         low = statistics.class_mean(np.bincount(original[right], minlength=NUM_CLASSES), total)
         high = statistics.class_mean(np.bincount(original[right | unknown], minlength=NUM_CLASSES), total)
         metrics["mla"] = _between(low, high, n, "stratified wilson", judged=judged, unjudged=unjudged)
-    powered = prediction_powered(run.original_labels, run.top1_correct, answers, run.answers.get(REAL))
-    if powered is not None:
-        metrics["mla_ppi"] = _between(*powered, len(run.top1), "ppi++", judged=judged, unjudged=unjudged)
+    experts = expert_arrays(run.original_labels, run.top1_correct, answers, run.answers.get(REAL))
+    if experts is not None:
+        ends = (experts.right, experts.right | experts.unjudged)
+        low, high = (experts.estimate(right).as_share(len(experts.right)) for right in ends)
+        metrics["mla_ppi"] = _between(low, high, len(run.top1), "ppi++", judged=judged, unjudged=unjudged)
     return metrics
 
 
-def prediction_powered(
+@dataclass(frozen=True)
+class ExpertArrays:
+    """What a prediction-powered estimate of the experts' accuracy is made of.
+
+    Attributes:
+        seen: bool (N,), images that experts looked at (n of them).
+        domain: bool (n,), not problematic.
+        right: bool (n,), experts call the prediction right.
+        unjudged: bool (n,), in the domain but nobody judged the prediction.
+        proxy_domain, proxy: bool (n,), what stands in for the two.
+        proxy_domain_elsewhere, proxy_elsewhere: bool (N − n,), the same on the other images.
+    """
+
+    seen: Bools
+    domain: Bools
+    right: Bools
+    unjudged: Bools
+    proxy_domain: Bools
+    proxy: Bools
+    proxy_domain_elsewhere: Bools
+    proxy_elsewhere: Bools
+
+    def estimate(self, right: Bools) -> statistics.PredictionPowered:
+        """PPI++ estimate if `right` (n,) is what experts say."""
+        stand_in = (self.proxy_domain, self.proxy, self.proxy_domain_elsewhere, self.proxy_elsewhere)
+        return statistics.ppi_domain_mean(self.domain, right, *stand_in)
+
+
+def expert_arrays(
     original_labels: npt.NDArray[np.int16], top1_correct: Bools, expert: Answers, proxy: Answers | None
-) -> tuple[Estimate, Estimate] | None:
-    """PPI++ estimate of the experts' accuracy on all images, when they looked at a part of them.
+) -> ExpertArrays | None:
+    """Arrays for a PPI++ estimate of the experts' accuracy on all images, when they looked at a part of them.
 
     The domain is the images that are not problematic, which too is known only where experts looked. The proxy
     is ReaL's verdict, or whether the prediction is the original label where ReaL cannot evaluate (or is not
     given); its domain is the images that ReaL can evaluate.
 
     Returns:
-        The estimates with every unjudged prediction wrong and with every one right, or None where experts saw
-        all images or fewer than `MIN_EXPERT_IMAGES`, or where an original label is unknown.
+        None where experts saw all images or fewer than `MIN_EXPERT_IMAGES`, or an original label is unknown.
     """
     seen = expert.known
     if seen.all() or seen.sum() < MIN_EXPERT_IMAGES or (original_labels < 0).any():
@@ -447,12 +494,16 @@ def prediction_powered(
         proxy_domain = proxy.evaluable | ~proxy.known
     if not expert.evaluable.any() or not proxy_domain[~seen].any():
         return None
-    stand_in = (proxy_domain[seen], proxy_right[seen], proxy_domain[~seen], proxy_right[~seen])
-    lower, upper = (
-        statistics.ppi_domain_mean(expert.evaluable[seen], right[seen], *stand_in).as_share(int(seen.sum()))
-        for right in (expert.right, expert.right | expert.open)
+    return ExpertArrays(
+        seen=seen,
+        domain=expert.evaluable[seen],
+        right=expert.right[seen],
+        unjudged=expert.open[seen],
+        proxy_domain=proxy_domain[seen],
+        proxy=proxy_right[seen],
+        proxy_domain_elsewhere=proxy_domain[~seen],
+        proxy_elsewhere=proxy_right[~seen],
     )
-    return lower, upper
 
 
 @dataclass(frozen=True)
@@ -655,7 +706,7 @@ def _notes(run: _Run, primary: str | None, reduced: str | None, metrics: Mapping
     short = int((run.answers[primary].evaluable & (run.answers[primary].hits < 0)).sum())
     if short:
         notes.append(
-            f"Precision and recall leave out {short:,} images with more accepted classes than recorded predictions."
+            f"Precision and recall leave out {short:,} images with fewer predictions than accepted classes."
         )
     for name, metric in metrics.items():
         if metric.judged is not None and metric.lower is not None and metric.upper != metric.lower:

@@ -1,0 +1,430 @@
+"""Two runs compared on the images they share, pair by pair.
+
+Pairing is what makes small differences visible: most images say nothing, since both runs are right or both
+are wrong, and only the others carry the difference. Every difference is first minus second, with an interval
+and a p value for "no difference"; p values are not corrected for looking at several metrics.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+from scipy import special
+
+from annotations.classes import NUM_CLASSES
+from annotations.errors import BeyondError
+from benchmark import statistics
+from benchmark.tracks import RECTIFIED
+from benchmark.tracks.rectified import (
+    CONSOLIDATED,
+    MLA,
+    REAL,
+    Answers,
+    RectifiedResult,
+    accuracy_names,
+    expert_arrays,
+)
+
+Bools = npt.NDArray[np.bool_]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Difference(_Strict):
+    """One metric of two runs on the same images."""
+
+    metric: str = Field(description="Name of the metric, as in the scorecard.")
+    a: float = Field(description="Value of the first run on these images.")
+    b: float = Field(description="Value of the second.")
+    difference: float = Field(description="First minus second.")
+    ci_low: float = Field(description="Lower end of the 95 % interval of the difference.")
+    ci_high: float = Field(description="Upper end.")
+    p_value: float = Field(
+        description="Two-sided, for no difference; the largest that unjudged answers allow."
+    )
+    n: int = Field(ge=0, description="Number of images.")
+    only_a: int | None = Field(default=None, description="Images that only the first gets right.")
+    only_b: int | None = Field(default=None, description="Images that only the second gets right.")
+    unjudged: int = Field(default=0, description="Images whose unjudged answers could move the difference.")
+    method: str = Field(description="How interval and p value were computed.")
+
+
+class Comparison(_Strict):
+    """Two runs, metric by metric."""
+
+    name_a: str
+    name_b: str
+    n: int = Field(ge=1, description="Images that both runs have.")
+    left_out_a: int = Field(ge=0, description="Images that only the first run has.")
+    left_out_b: int = Field(ge=0, description="Images that only the second run has.")
+    same_answer: int = Field(ge=0, description="Images on which both predict the same class.")
+    differences: list[Difference]
+    notes: list[str] = Field(default_factory=list)
+
+
+def compare_runs(
+    a: RectifiedResult, b: RectifiedResult, *, name_a: str = "A", name_b: str = "B"
+) -> Comparison:
+    """Compare two runs on their common images, joined by id.
+
+    Both must be scored against the same label sets for a source to be compared.
+
+    Raises:
+        BeyondError: They share no image.
+    """
+    rows_a, rows_b = _common(a.image_ids, b.image_ids)
+    if not len(rows_a):
+        raise BeyondError(
+            f"{name_a} and {name_b} have no image in common; compare runs over the same images (by file stem)"
+        )
+    first, second = _take(a, rows_a), _take(b, rows_b)
+    known = (first.original >= 0) & (first.original == second.original)
+    same = first.top1 == second.top1
+    seed = ("compare", first.ids, first.top1, second.top1)
+
+    found: dict[str, Difference] = {}
+    if known.any():
+        found["top1"] = _shares("top1", first.correct[known], second.correct[known])
+        if first.top5 is not None and second.top5 is not None:
+            found["top5"] = _shares("top5", first.top5[known], second.top5[known])
+    sources = [source for source in a.answers if source in b.answers]
+    names = accuracy_names(sources)
+    for source in sources:
+        one, two = first.answers[source], second.answers[source]
+        images = one.evaluable & two.evaluable
+        if not images.any():
+            continue
+        plain = "mla_plain" if source == MLA else names[source]
+        found[plain] = _verdicts(plain, one, two, images, same)
+        if source == REAL and (images & known).any():
+            both = images & known
+            found["top1_evaluable"] = _shares("top1_evaluable", first.correct[both], second.correct[both])
+        if source == MLA:
+            if known[images].all():
+                found["mla"] = _class_means(one, two, images, same, first.original, seed)
+            powered = _powered(first, second, same) if known.all() else None
+            if powered is not None:
+                found["mla_ppi"] = powered
+    for source in sorted(sources, key=lambda s: (s != REAL, s != CONSOLIDATED)):
+        reduction = _reductions(first, second, source, known, same, seed)
+        if reduction is not None:
+            found["rectified_error_reduction"] = reduction
+            break
+    for source in sorted(sources, key=lambda s: (s != CONSOLIDATED, s != REAL))[:1]:
+        found.update(_qualities(first.answers[source], second.answers[source]))
+
+    order = [info.name for info in RECTIFIED.metrics]
+    ranks = {name: order.index(name if name in order else "{source}_accuracy") for name in found}
+    return Comparison(
+        name_a=name_a,
+        name_b=name_b,
+        n=len(rows_a),
+        left_out_a=len(a.image_ids) - len(rows_a),
+        left_out_b=len(b.image_ids) - len(rows_b),
+        same_answer=int(same.sum()),
+        differences=[found[name] for name in sorted(found, key=lambda name: ranks[name])],
+        notes=_notes(a, b, found),
+    )
+
+
+class _Side(NamedTuple):
+    """One run's arrays on the common images."""
+
+    ids: npt.NDArray[np.object_]
+    original: npt.NDArray[np.int16]
+    top1: npt.NDArray[np.int16]
+    correct: Bools
+    top5: Bools | None
+    answers: dict[str, Answers]
+
+
+def _common(
+    a: npt.NDArray[np.object_], b: npt.NDArray[np.object_]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    if np.array_equal(a, b):
+        everything = np.arange(len(a), dtype=np.intp)
+        return everything, everything
+    _, rows_a, rows_b = np.intersect1d(a.astype(str), b.astype(str), assume_unique=True, return_indices=True)
+    return rows_a, rows_b
+
+
+def _take(result: RectifiedResult, rows: npt.NDArray[np.intp]) -> _Side:
+    return _Side(
+        ids=result.image_ids[rows].astype(str),
+        original=result.original_labels[rows],
+        top1=result.top1[rows],
+        correct=result.top1_correct[rows],
+        top5=None if result.top5_correct is None else result.top5_correct[rows],
+        answers={source: answers.take(rows) for source, answers in result.answers.items()},
+    )
+
+
+def _shares(metric: str, right_a: Bools, right_b: Bools) -> Difference:
+    """Difference of two shares when everything is judged."""
+    nothing = np.zeros(len(right_a), dtype=bool)
+    return _bounded_shares(metric, right_a, right_b, nothing, nothing)
+
+
+def _verdicts(metric: str, one: Answers, two: Answers, images: Bools, same: Bools) -> Difference:
+    """Difference of two accuracies by verdict. A class that both predict has one verdict, known or not."""
+    differ = ~same[images]
+    return _bounded_shares(
+        metric, one.right[images], two.right[images], one.open[images] & differ, two.open[images] & differ
+    )
+
+
+def _bounded_shares(metric: str, right_a: Bools, right_b: Bools, open_a: Bools, open_b: Bools) -> Difference:
+    """Tango's interval and McNemar's test, over all that the open answers may turn out to be."""
+    n = len(right_a)
+    # Worst for a, as observed, best for a.
+    only_a = np.array([(right_a & ~(right_b | open_b)).sum(), (right_a & ~right_b).sum(), 0])
+    only_b = np.array([((right_b | open_b) & ~right_a).sum(), (right_b & ~right_a).sum(), 0])
+    only_a[2] = ((right_a | open_a) & ~right_b).sum()
+    only_b[2] = (right_b & ~(right_a | open_a)).sum()
+    difference = (only_a - only_b) / n
+    error = np.sqrt(np.maximum((only_a + only_b) / n - difference**2, 0) / n)
+    z = float(statistics.imbens_manski(difference[2] - difference[0], error.max()))
+    interval = statistics.paired_difference(only_a, only_b, n, z=z)
+    p_values = statistics.mcnemar(only_a, only_b)
+    straddles = difference[0] < 0 < difference[2]
+    return Difference(
+        metric=metric,
+        a=float(right_a.mean()),
+        b=float(right_b.mean()),
+        difference=float(difference[1]),
+        ci_low=float(interval.low[0]),
+        ci_high=float(interval.high[2]),
+        p_value=1.0 if straddles else float(p_values.max()),
+        n=n,
+        only_a=int(only_a[1]),
+        only_b=int(only_b[1]),
+        unjudged=int((open_a | open_b).sum()),
+        method="tango, mcnemar exact" + (", imbens-manski" if (open_a | open_b).any() else ""),
+    )
+
+
+def _class_means(
+    one: Answers,
+    two: Answers,
+    images: Bools,
+    same: Bools,
+    original: npt.NDArray[np.int16],
+    seed: tuple[object, ...],
+) -> Difference:
+    """Difference of two class means by the paired stratified bootstrap."""
+    classes, differ = original[images], ~same[images]
+    right_a, right_b = one.right[images], two.right[images]
+    open_a, open_b = one.open[images] & differ, two.open[images] & differ
+
+    def count(which: Bools) -> npt.NDArray[np.int64]:
+        return np.bincount(classes[which], minlength=NUM_CLASSES)
+
+    total = count(np.ones(len(classes), dtype=bool))
+    present = total > 0
+
+    def replicates(a: Bools, b: Bools) -> npt.NDArray[np.float64]:
+        rng = statistics.seeded(*seed, "mla")
+        return statistics.bootstrap_class_difference(
+            count(a & ~b)[present], count(b & ~a)[present], total[present], rng
+        )
+
+    worst = best = replicates(right_a, right_b)
+    unjudged = int((open_a | open_b).sum())
+    if unjudged:
+        worst, best = replicates(right_a, right_b | open_b), replicates(right_a | open_a, right_b)
+    value_a = float((count(right_a)[present] / total[present]).mean())
+    value_b = float((count(right_b)[present] / total[present]).mean())
+    low, high, p_value = _from_replicates(worst, best)
+    return Difference(
+        metric="mla",
+        a=value_a,
+        b=value_b,
+        difference=value_a - value_b,
+        ci_low=low,
+        ci_high=high,
+        p_value=p_value,
+        n=len(classes),
+        only_a=int((right_a & ~right_b).sum()),
+        only_b=int((right_b & ~right_a).sum()),
+        unjudged=unjudged,
+        method="stratified bootstrap" + (", imbens-manski" if unjudged else ""),
+    )
+
+
+def _from_replicates(
+    worst: npt.NDArray[np.float64], best: npt.NDArray[np.float64]
+) -> tuple[float, float, float]:
+    """Interval and p value from bootstrap replicates with unjudged answers at their worst and best for a."""
+    finite_worst, finite_best = worst[np.isfinite(worst)], best[np.isfinite(best)]
+    width = float(finite_best.mean() - finite_worst.mean()) if worst is not best else 0.0
+    error = max(float(finite_worst.std()), float(finite_best.std()))
+    z = float(statistics.imbens_manski(width, error))
+    low, high = statistics.percentile(worst, z=z).low, statistics.percentile(best, z=z).high
+    straddles = finite_worst.mean() < 0 < finite_best.mean() and width > 0
+    p_value = 1.0 if straddles else max(statistics.bootstrap_p(worst), statistics.bootstrap_p(best))
+    return float(low), float(high), p_value
+
+
+def _reductions(
+    first: _Side, second: _Side, source: str, known: Bools, same: Bools, seed: tuple[object, ...]
+) -> Difference | None:
+    """Difference of two relative error reductions by the paired bootstrap over the cells of a table."""
+    one, two = first.answers[source], second.answers[source]
+    images = one.evaluable & two.evaluable & known
+    wrong_a, wrong_b = ~first.correct[images], ~second.correct[images]
+    if not (wrong_a.any() and wrong_b.any()):
+        return None
+    differ = ~same[images]
+    mistake_a, mistake_b = ~one.right[images], ~two.right[images]
+    open_a, open_b = one.open[images] & differ, two.open[images] & differ
+
+    def reductions(rejected_a: Bools, rejected_b: Bools) -> tuple[npt.NDArray[np.float64], float, float]:
+        code = wrong_a * 8 + rejected_a * 4 + wrong_b * 2 + rejected_b * 1
+        cells = np.bincount(code, minlength=16).astype(np.int64)
+        drawn = np.vstack([cells, statistics.bootstrap_cells(cells, statistics.seeded(*seed, "reduction"))])
+        bit = np.arange(16)
+        sums = [drawn[:, (bit & mask) > 0].sum(axis=1) for mask in (8, 4, 2, 1)]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            a, b = 1 - sums[1] / sums[0], 1 - sums[3] / sums[2]
+        return (a - b)[1:], float(a[0]), float(b[0])
+
+    observed, value_a, value_b = reductions(mistake_a, mistake_b)
+    worst = best = observed
+    unjudged = int((open_a | open_b).sum())
+    if unjudged:
+        worst, best = (
+            reductions(mistake_a, mistake_b & ~open_b)[0],
+            reductions(mistake_a & ~open_a, mistake_b)[0],
+        )
+    low, high, p_value = _from_replicates(worst, best)
+    return Difference(
+        metric="rectified_error_reduction",
+        a=value_a,
+        b=value_b,
+        difference=value_a - value_b,
+        ci_low=low,
+        ci_high=high,
+        p_value=p_value,
+        n=int(images.sum()),
+        unjudged=unjudged,
+        method="paired bootstrap" + (", imbens-manski" if unjudged else ""),
+    )
+
+
+def _powered(first: _Side, second: _Side, same: Bools) -> Difference | None:
+    """Difference of two prediction-powered accuracies: one PPI++ estimate of the paired difference."""
+    proxies = [side.answers.get(REAL) for side in (first, second)]
+    arrays = [
+        expert_arrays(side.original, side.correct, side.answers[MLA], proxy)
+        for side, proxy in zip((first, second), proxies)
+    ]
+    a, b = arrays
+    if a is None or b is None or not np.array_equal(a.seen, b.seen):
+        return None
+    differ = ~same[a.seen]
+    open_a, open_b = a.unjudged & differ, b.unjudged & differ
+    domain, elsewhere = a.proxy_domain & b.proxy_domain, a.proxy_domain_elsewhere & b.proxy_domain_elsewhere
+    proxy = a.proxy.astype(float) - b.proxy
+    proxy_elsewhere = a.proxy_elsewhere.astype(float) - b.proxy_elsewhere
+
+    def estimate(right_a: Bools, right_b: Bools) -> statistics.PredictionPowered:
+        values = right_a.astype(float) - right_b
+        return statistics.ppi_domain_mean(a.domain, values, domain, proxy, elsewhere, proxy_elsewhere)
+
+    observed = estimate(a.right, b.right)
+    worst, best = estimate(a.right, b.right | open_b), estimate(a.right | open_a, b.right)
+    error = np.sqrt(np.maximum(worst.variance, best.variance))
+    z = float(statistics.imbens_manski(best.value - worst.value, error))
+    p_values = [_normal_p(float(e.value), float(e.variance) ** 0.5) for e in (worst, observed, best)]
+    unjudged = int((open_a | open_b).sum())
+    # The two values alone need a weight each, so they differ a little from the estimate of the difference.
+    value_a, value_b = (float(arrays_.estimate(arrays_.right).value) for arrays_ in (a, b))
+    return Difference(
+        metric="mla_ppi",
+        a=value_a,
+        b=value_b,
+        difference=float(observed.value),
+        ci_low=float(worst.wald(z).low),
+        ci_high=float(best.wald(z).high),
+        p_value=1.0 if float(worst.value) < 0 < float(best.value) else max(p_values),
+        n=len(same),
+        unjudged=unjudged,
+        method="ppi++" + (", imbens-manski" if unjudged else ""),
+    )
+
+
+def _qualities(one: Answers, two: Answers) -> dict[str, Difference]:
+    """Differences of precision, recall and mean average precision: paired means."""
+    found = {}
+    images = one.ranked & two.ranked
+    if images.sum() > 1:
+        size = one.size[images].astype(np.float64)
+        a, b = one.hits[images] / size, two.hits[images] / size
+        found["recall_at_k"] = _means("recall_at_k", a, b, a, b)
+        high_a, high_b = a + one.unjudged[images] / size, b + two.unjudged[images] / size
+        found["precision_at_k"] = _means("precision_at_k", a, b, high_a, high_b)
+    if one.average_precision is not None and two.average_precision is not None:
+        images = one.evaluable & two.evaluable
+        if images.sum() > 1:
+            a = one.average_precision[images].astype(np.float64)
+            b = two.average_precision[images].astype(np.float64)
+            found["mean_average_precision"] = _means("mean_average_precision", a, b, a, b)
+    return found
+
+
+def _means(
+    metric: str,
+    a: npt.NDArray[np.float64],
+    b: npt.NDArray[np.float64],
+    high_a: npt.NDArray[np.float64],
+    high_b: npt.NDArray[np.float64],
+) -> Difference:
+    """Difference of two means of values a to high_a and b to high_b, by Student's t."""
+    n = len(a)
+    worst, observed, best = a - high_b, a - b, high_a - b
+    errors = [float(d.std(ddof=1)) / n**0.5 for d in (worst, observed, best)]
+    width = float(best.mean() - worst.mean())
+    z = float(statistics.imbens_manski(width, max(errors)))
+    t = float(special.stdtrit(n - 1, special.ndtr(z)))
+    p_values = [_student_p(float(d.mean()), e, n) for d, e in zip((worst, observed, best), errors)]
+    unjudged = int(((high_a > a) | (high_b > b)).sum())
+    return Difference(
+        metric=metric,
+        a=float(a.mean()),
+        b=float(b.mean()),
+        difference=float(observed.mean()),
+        ci_low=float(worst.mean()) - t * errors[0],
+        ci_high=float(best.mean()) + t * errors[2],
+        p_value=1.0 if float(worst.mean()) < 0 < float(best.mean()) and width > 0 else max(p_values),
+        n=n,
+        unjudged=unjudged,
+        method="paired t" + (", imbens-manski" if unjudged else ""),
+    )
+
+
+def _normal_p(value: float, error: float) -> float:
+    return float(2 * special.ndtr(-abs(value) / error)) if error > 0 else float(value == 0)
+
+
+def _student_p(value: float, error: float, n: int) -> float:
+    return float(2 * special.stdtr(n - 1, -abs(value) / error)) if error > 0 else float(value == 0)
+
+
+def _notes(a: RectifiedResult, b: RectifiedResult, found: dict[str, Difference]) -> list[str]:
+    notes = []
+    apart = sorted(set(a.answers) ^ set(b.answers))
+    if apart:
+        notes.append(f"Only one run was scored against {', '.join(apart)}; that is not compared.")
+    open_metrics = [d for d in found.values() if d.unjudged]
+    if open_metrics:
+        notes.append(
+            "Unjudged answers count as not accepted in the values; intervals and p values allow any verdict."
+        )
+    if len(found) > 1:
+        notes.append("p values are not corrected for the number of metrics.")
+    return notes
