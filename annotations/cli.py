@@ -344,7 +344,7 @@ def _show_factors(spec: str, image_id: str | None, *, as_json: bool) -> None:
         _console().print(table)
         return
     at = _find_row(factors["image_id"].to_numpy(dtype=object), image_id, spec)
-    row: dict[str, Any] = factors.iloc[at].to_dict()
+    row: dict[Any, Any] = factors.iloc[at].to_dict()
     listed = [name for name in columns if row[name]]
     top_factor = row["top_factor"] if isinstance(row["top_factor"], str) else None
     facts = {

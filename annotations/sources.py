@@ -311,17 +311,21 @@ def write_folder(label_sets: LabelSets, folder: Path, *, about: dict[str, object
 
 
 def read_folder(folder: Path, *, source: str | None = None) -> LabelSets:
-    """Read label sets from a folder; a `source.json` in it gives name and revision, and its checksums must hold.
+    """Read label sets from a folder.
+
+    A `source.json` in it gives name and revision, and its checksums must hold. Without one the folder's name
+    is the source's, except that it cannot pass for one of the registry, whose rank it would get in a merge.
 
     Args:
         folder: Folder with `judgements.parquet` and `images.parquet`.
-        source: Name to give the source; by default the one in `source.json`, else the folder's.
+        source: Name to give the source, instead of the above.
 
     Raises:
         BeyondError: The folder is not a source, or one of its files is damaged.
     """
     if not (folder / SOURCE_FILE).is_file():
-        return LabelSets.load(folder, source=source or folder.resolve().name)
+        name = folder.resolve().name
+        return LabelSets.load(folder, source=source or (f"folder-{name}" if name in SOURCES else name))
     try:
         facts = json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))
         name, revision, sums = str(facts["source"]), str(facts["revision"]), dict(facts["sha256"])
