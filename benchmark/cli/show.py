@@ -1,0 +1,67 @@
+"""`beyond show` and `beyond tracks`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the scorecard as JSON on standard output.")
+@click.option(
+    "--html",
+    "html_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write one self-contained page to FILE.",
+    metavar="FILE",
+)
+def show(run: Path, *, as_json: bool, html_file: Path | None) -> None:
+    """Show the scorecard of RUN, a run folder or a scorecard.json.
+
+    \b
+    beyond show runs/resnet50
+    beyond show runs/resnet50 --html resnet50.html
+    beyond show runs/resnet50 --json | jq .tracks.rectified.metrics
+    """  # noqa: D301 - click reads the escape
+    from benchmark.scorecard import read_scorecard
+
+    scorecard = read_scorecard(run)
+    if html_file is not None:
+        from benchmark.report.page import render_page
+        from benchmark.runs import write_atomically
+
+        write_atomically(html_file, render_page(scorecard))
+        click.echo(f"wrote {html_file}", err=True)
+    if as_json:
+        click.echo(scorecard.to_json(), nl=False)
+    elif html_file is None:
+        from rich.console import Console
+
+        from benchmark.report.terminal import print_scorecard
+
+        print_scorecard(scorecard, console=Console())
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the tracks as JSON on standard output.")
+def tracks(*, as_json: bool) -> None:
+    """List the tracks and what each of their metrics means."""
+    from dataclasses import asdict
+
+    from benchmark.tracks import TRACKS
+
+    if as_json:
+        # Where the code is concerns nobody who reads this.
+        listed = [
+            {key: value for key, value in asdict(t).items() if key != "function"} for t in TRACKS.values()
+        ]
+        click.echo(json.dumps(listed, indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    from benchmark.report.terminal import print_tracks
+
+    print_tracks(TRACKS.values(), console=Console())

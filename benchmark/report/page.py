@@ -1,0 +1,194 @@
+"""A scorecard as one HTML file that needs nothing else: no network, no script, no font, no picture.
+
+Each track has a template `track_NAME.html`; a track without one is shown as a plain table of its metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from benchmark.report import charts, names, rectified, reproduce, text
+from benchmark.scorecard import Metric, Scorecard, Track
+
+_FOLDER = Path(__file__).parent
+_GENERIC = "track.html"
+
+# Rows shown of the long tables; the scorecard holds them all.
+MAX_CLASSES = 15
+MAX_CONFUSIONS = 12
+
+
+def render_page(scorecard: Scorecard) -> str:
+    """One self-contained HTML page about a scorecard.
+
+    The page depends on the scorecard alone, so the same scorecard always gives the same bytes. All that comes
+    from it is escaped.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=text.percent, count=text.count, clean=text.clean)
+    tracks = [
+        {
+            "title": names.TRACK_TITLES.get(name, text.clean(name).replace("_", " ").capitalize()),
+            "version": track.version,
+            "template": f"track_{name}.html" if name in TRACKS else _GENERIC,
+            "view": TRACKS.get(name, _generic_view)(name, track),
+            "notes": [text.clean(note) for note in track.notes],
+        }
+        for name, track in sorted(scorecard.tracks.items(), key=lambda item: _track_position(item[0]))
+    ]
+    headline = rectified.headline(scorecard)
+    return environment.get_template("page.html").render(
+        scorecard=scorecard,
+        model=text.clean(scorecard.model.name),
+        css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
+        headline=headline,
+        change_sentence=rectified.change_sentence(headline.change if headline else None),
+        tracks=tracks,
+        charts=charts,
+        command=reproduce.command(scorecard),
+        facts=_facts(scorecard),
+    )
+
+
+def _track_position(name: str) -> tuple[int, str]:
+    order = list(names.TRACK_TITLES)
+    return (order.index(name) if name in order else len(order), name)
+
+
+def _facts(scorecard: Scorecard) -> list[tuple[str, str]]:
+    """Where the numbers come from, as label and value."""
+    model, images = scorecard.model, scorecard.images
+    facts = [("Model", model.name), ("Specification", model.spec)]
+    if model.parameters is not None:
+        facts.append(("Parameters", text.count(model.parameters)))
+    if model.weights_sha256:
+        facts.append(("Weights, SHA-256", model.weights_sha256))
+    facts += [(key.replace("_", " ").capitalize(), value) for key, value in sorted(model.source.items())]
+    if model.licence:
+        facts.append(("Licence", model.licence))
+    for key, value in sorted((model.preprocessing or {}).items()):
+        facts.append((f"Preprocessing, {key.replace('_', ' ')}", str(value)))
+    facts += [("Images", f"{images.name}: {text.count(images.n)}"), ("Images, SHA-256", images.fingerprint)]
+    if images.skipped:
+        facts.append(("Images that could not be read", text.count(images.skipped)))
+    facts += [
+        (f"Judgements, {names.source_name(source).label}", revision)
+        for source, revision in sorted(scorecard.annotations.sources.items())
+    ]
+    facts += [
+        (key.replace("_", " ").capitalize(), str(value))
+        for key, value in sorted(scorecard.provenance.items())
+        if value is not None
+    ]
+    return [(text.clean(label), text.clean(value)) for label, value in facts]
+
+
+def _metric_rows(track_name: str, track: Track) -> list[dict[str, Any]]:
+    """The metrics in reading order, each with its names, numbers as text, and its group."""
+    rows = []
+    for key in names.in_reading_order(track_name, track.metrics):
+        metric, name = track.metrics[key], names.metric_name(track_name, key)
+        rows.append(
+            {
+                "key": key,
+                "metric": metric,
+                "label": text.clean(name.label),
+                "technical": text.clean(name.technical),
+                "description": names.description(track_name, key),
+                "group": name.group,
+                "value": text.value(metric),
+                "unit": text.unit_sign(metric),
+                "interval": text.interval(metric),
+                "bounds": text.bounds(metric),
+                "unjudged": None if metric.judged is None else metric.n - metric.judged,
+                "sentence": _sentence(name.label, metric),
+            }
+        )
+    return rows
+
+
+def _sentence(label: str, metric: Metric) -> str:
+    parts = [f"{label}: {text.value(metric)} {text.unit_sign(metric)}".strip()]
+    if text.interval(metric):
+        parts.append(f"95 % interval {text.interval(metric).replace('–', ' to ')}")
+    if text.bounds(metric):
+        parts.append(
+            f"between {text.bounds(metric).replace('–', ' and ')} however the unjudged answers turn out"
+        )
+    return ", ".join(parts)
+
+
+def _metrics_scale(rows: list[dict[str, Any]]) -> charts.Scale | None:
+    """An axis around all shares of these rows, with their intervals and bounds; None without any."""
+    values = [
+        number
+        for row in rows
+        for number in (
+            row["metric"].value,
+            row["metric"].ci_low,
+            row["metric"].ci_high,
+            row["metric"].lower,
+            row["metric"].upper,
+        )
+        if number is not None
+    ]
+    return charts.Scale.around(values) if values else None
+
+
+def _generic_view(name: str, track: Track) -> Mapping[str, Any]:
+    return {"rows": _metric_rows(name, track)}
+
+
+def _rectified_view(name: str, track: Track) -> Mapping[str, Any]:
+    rows = _metric_rows(name, track)
+    # Top-5 answers another question; on the same axis it would only squeeze the rest together.
+    charted = [
+        row
+        for row in rows
+        if row["group"] in ("label", "people") and row["metric"].unit == "fraction" and row["key"] != "top5"
+    ]
+    changes = rectified.error_changes(track)
+    mistakes = rectified.mistake_kinds(track)
+    gains = rectified.class_gains(track, limit=MAX_CLASSES)
+    confusions = rectified.confusions(track, limit=MAX_CONFUSIONS)
+    return {
+        "charted": charted,
+        "charted_scale": _metrics_scale(charted),
+        "others": [row for row in rows if row not in charted and row["group"] != "multilabel"],
+        "multilabel_metrics": [row for row in rows if row["group"] == "multilabel"],
+        "changes": changes,
+        "changes_scale": charts.Scale.around(
+            [e for c in changes for e in (c.standard, c.rectified)], zero=True
+        )
+        if changes
+        else None,
+        "mistakes": mistakes,
+        "stack": [(kind.key if kind.key in rectified.MISTAKE_KINDS else "", kind.share) for kind in mistakes],
+        "stack_label": "Answers that differ from the single label: "
+        + ", ".join(f"{kind.label} {text.percent(kind.share)} %" for kind in mistakes),
+        "gains": gains,
+        "gains_total": len(track.tables.get("most_rectified_classes", [])),
+        "gains_scale": charts.Scale(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0)),
+        "confusions": confusions,
+        "confusions_total": len(track.tables.get("accepted_confusions", [])),
+        "confusions_scale": charts.Scale(0.0, float(max(c.n for c in confusions)), ())
+        if confusions
+        else None,
+        "quality": rectified.label_set_quality(track),
+        "sources": rectified.source_coverage(track),
+    }
+
+
+# Track name to the function that prepares what its template `track_NAME.html` shows.
+TRACKS: dict[str, Callable[[str, Track], Mapping[str, Any]]] = {"rectified": _rectified_view}

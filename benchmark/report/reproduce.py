@@ -1,0 +1,28 @@
+"""The command that makes a scorecard again, from what the scorecard says about itself."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import PurePath
+
+from benchmark.report.text import clean
+from benchmark.scorecard import Scorecard
+
+_PREDICTION_FILES = (".npy", ".csv", ".parquet")
+
+
+def command(scorecard: Scorecard) -> str:
+    """The `beyond score` command of a scorecard, quoted for a POSIX shell.
+
+    The folder of the images is the reader's own, so it appears as DIR.
+    """
+    spec = clean(scorecard.model.spec)
+    words = ["beyond", "score"]
+    if spec.lower().endswith(_PREDICTION_FILES):
+        words += ["--predictions", shlex.quote(PurePath(spec).name)]
+    else:
+        words += [shlex.quote(spec), "--images", "DIR"]
+    sources = [clean(source) for source in sorted(scorecard.annotations.sources)]
+    if sources:
+        words += ["--annotations", shlex.quote(",".join(sources))]
+    return " ".join([*words, "--out", "RUN"])

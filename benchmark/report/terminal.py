@@ -1,0 +1,313 @@
+"""A scorecard on a terminal: the headline, every number with its interval and n, and what lies behind it.
+
+It fits 80 columns, needs neither colour nor UTF-8, and prints nothing that could act on the terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from benchmark.report import names, rectified, reproduce, text
+from benchmark.scorecard import Scorecard, Track
+from benchmark.tracks import TrackInfo
+
+WIDTH = 80
+MAX_CLASSES = 5
+MAX_CONFUSIONS = 5
+
+_PEOPLE, _SINGLE, _QUIET, _ALARM = "bold cyan", "bold", "dim", "bold red"
+_ASCII = str.maketrans(
+    {"–": "-", "−": "-", "→": ">", "·": "|", "█": "#", "“": '"', "”": '"', "’": "'", "…": "."}
+)
+_BAR = 18
+
+
+def print_scorecard(scorecard: Scorecard, *, console: Console) -> None:
+    """Print a scorecard, headline first.
+
+    Args:
+        scorecard: What to print.
+        console: Where to; its width (at most 80 columns are used), colour and encoding are respected.
+    """
+    _Printer(console).scorecard(scorecard)
+
+
+def print_table(scorecards: Sequence[Scorecard], *, console: Console) -> None:
+    """Print several scorecards as one table, the most accepted first.
+
+    Args:
+        scorecards: What to print.
+        console: Where to, as for `print_scorecard`.
+    """
+    _Printer(console).many(scorecards)
+
+
+class _Printer:
+    """Prints through one console, in ASCII where its encoding has no more."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.width = min(console.width, WIDTH)
+        self.unicode = console.encoding.lower().replace("-", "").startswith("utf")
+
+    def plain(self, string: str) -> str:
+        if self.unicode:
+            return string
+        return string.translate(_ASCII).encode("ascii", "replace").decode("ascii")
+
+    def write(self, *pieces: tuple[str, str], indent: int = 0) -> None:
+        line = Text()
+        for string, style in pieces:
+            line.append(self.plain(string), style)
+        self.console.print(Padding(line, (0, 0, 0, indent), expand=False), width=self.width)
+
+    def gap(self) -> None:
+        self.console.print()
+
+    def title(self, string: str, *, note: str = "") -> None:
+        self.gap()
+        self.write((string, "bold"), *([(f"  {note}", _QUIET)] if note else []))
+
+    def table(self, head: list[str], *, first: int | None = None) -> Table:
+        """A table without lines: the first column takes what is left, the others hold numbers."""
+        table = Table(
+            box=None, padding=(0, 2, 0, 0), show_header=any(head), header_style=_QUIET, expand=False
+        )
+        for position, name in enumerate(head):
+            if position == 0:
+                table.add_column(self.plain(name), width=first, overflow="fold", header_style=_QUIET)
+            else:
+                table.add_column(self.plain(name), justify="right", no_wrap=True, header_style=_QUIET)
+        return table
+
+    def cell(self, string: str, style: str = "") -> Text:
+        return Text(self.plain(string), style)
+
+    def show(self, table: Table) -> None:
+        self.console.print(Padding(table, (0, 0, 0, 2), expand=False), width=self.width)
+
+    def bar(self, share: float) -> str:
+        """A bar of blocks; whatever is more than nothing is at least one block long."""
+        return "█" * max(round(share * _BAR), 1 if share > 0 else 0)
+
+    def scorecard(self, scorecard: Scorecard) -> None:
+        images = scorecard.images
+        facts = f"{text.count(images.n)} images of {text.clean(images.name)}"
+        if images.skipped:
+            facts += f", {text.count(images.skipped)} could not be read"
+        self.write((text.clean(scorecard.model.name), "bold"), (f" · {facts}", _QUIET))
+        self.gap()
+        self.headline(scorecard)
+        if images.sample:
+            self.gap()
+            self.write(
+                ("A sample, not an ImageNet figure. ", _ALARM),
+                (
+                    f"These {text.count(images.n)} images are not the validation set: do not quote them so.",
+                    "",
+                ),
+                indent=2,
+            )
+        order = list(names.TRACK_TITLES)
+        for name in sorted(scorecard.tracks, key=lambda n: (order.index(n) if n in order else len(order), n)):
+            track = scorecard.tracks[name]
+            if len(scorecard.tracks) > 1:
+                self.title(names.TRACK_TITLES.get(name, text.clean(name)).upper())
+            self.metrics(name, track)
+            if name in TRACKS:
+                TRACKS[name](self, track)
+            for note in track.notes:
+                self.gap()
+                self.write((text.clean(note), _QUIET), indent=2)
+        self.title("Make it again")
+        self.write((reproduce.command(scorecard), ""), indent=2)
+
+    def many(self, scorecards: Sequence[Scorecard]) -> None:
+        rows = [(card, rectified.headline(card)) for card in scorecards]
+        rows.sort(key=lambda row: (-row[1].accepted if row[1] else 0.0, row[0].model.name))
+        table = self.table(["model", "top-1", "label", "accepted", "95 %", "error", "n"])
+        for card, headline in rows:
+            track = card.tracks.get("rectified")
+            top1 = track.metrics.get("top1") if track else None
+            cells = [
+                self.cell(text.clean(card.model.name)),
+                self.cell(text.value(top1) if top1 else "", _SINGLE),
+            ]
+            if headline is not None:
+                decimals = text.digits(headline.n)
+                interval = ""
+                if headline.ci_low is not None and headline.ci_high is not None:
+                    ends = (text.percent(end, decimals) for end in (headline.ci_low, headline.ci_high))
+                    interval = "–".join(ends)
+                reduction = headline.change.reduction if headline.change else None
+                cells += [
+                    self.cell(text.percent(headline.single, decimals), _SINGLE),
+                    self.cell(text.percent(headline.accepted, decimals), _PEOPLE),
+                    self.cell(interval),
+                    self.cell("" if reduction is None else f"{text.percent(-reduction)} %"),
+                    self.cell(text.count(headline.n), _QUIET),
+                ]
+            table.add_row(*cells)
+        self.show(table)
+        sources = sorted({headline.source for _, headline in rows if headline})
+        self.gap()
+        if sources:
+            self.write(
+                (
+                    "In percent. label: matches the single label on the same n images; accepted: by the "
+                    f"label sets of {', '.join(sources)}; error: how it changes between the two.",
+                    _QUIET,
+                ),
+                indent=2,
+            )
+        if any(card.images.sample for card in scorecards):
+            self.write(("A sample, not ImageNet figures: do not quote them as such.", _ALARM), indent=2)
+
+    def headline(self, scorecard: Scorecard) -> None:
+        headline = rectified.headline(scorecard)
+        if headline is None:
+            return
+        self.write(
+            (f"{headline.judges} accept ", ""),
+            (f"{text.percent(headline.accepted)} %", _PEOPLE),
+            (" of its answers; the single label says ", ""),
+            (f"{text.percent(headline.single)} %", _SINGLE),
+            (".", ""),
+            indent=2,
+        )
+        words = f"Same {text.count(headline.n)} images, label sets: {headline.source}"
+        if headline.ci_low is not None and headline.ci_high is not None:
+            words += f"; 95 % interval {text.percent(headline.ci_low)}–{text.percent(headline.ci_high)}"
+        self.write((f"{words}.", _QUIET), indent=2)
+        if sentence := rectified.change_sentence(headline.change):
+            self.write((sentence, _QUIET), indent=2)
+
+    def metrics(self, track_name: str, track: Track) -> None:
+        """Every metric, by group: plain and technical name, value, interval, n; bounds on a second line."""
+        if not track.metrics:
+            return
+        self.gap()
+        table = Table(box=None, padding=(0, 1, 0, 0), header_style=_QUIET)
+        table.add_column("", width=31, overflow="fold")
+        table.add_column("", width=16, overflow="fold", style=_QUIET)
+        for column, width in (("%", 6), ("95 % interval", 13), ("n", 7)):
+            table.add_column(column, justify="right", width=width, overflow="fold")
+        group = None
+        for key in names.in_reading_order(track_name, track.metrics):
+            metric, name = track.metrics[key], names.metric_name(track_name, key)
+            if name.group != group:
+                if group is not None:
+                    table.add_row()
+                group = name.group
+                table.add_row(self.cell(names.GROUP_TITLES[name.group], "bold"))
+            value = text.value(metric)
+            if text.unit_sign(metric) not in ("%", ""):
+                value += f" {text.unit_sign(metric)}"
+            table.add_row(
+                self.cell(f"  {text.clean(name.label)}"),
+                self.cell(text.clean(name.technical)),
+                self.cell(value, _PEOPLE if name.group == "people" else _SINGLE),
+                self.cell(text.interval(metric)),
+                self.cell(text.count(metric.n), _QUIET),
+            )
+            if text.bounds(metric):
+                unjudged = (
+                    "" if metric.judged is None else f" by {text.count(metric.n - metric.judged)} unjudged"
+                )
+                label = self.cell(f"    left open{unjudged}", _QUIET)
+                table.add_row(label, "", "", self.cell(text.bounds(metric), _QUIET))
+        self.console.print(table, width=self.width)
+
+
+def _rectified(printer: _Printer, track: Track) -> None:
+    changes = rectified.error_changes(track)
+    if changes:
+        printer.title("Error, on the same images")
+        table = printer.table(["judged by", "n", "single label", "people", "smaller by", "95 %"])
+        for c in changes:
+            interval = ""
+            if c.ci_low is not None and c.ci_high is not None:
+                interval = f"{text.percent(c.ci_low)}–{text.percent(c.ci_high)}".replace("–-", " to -")
+            table.add_row(
+                printer.cell(c.source),
+                printer.cell(text.count(c.n), _QUIET),
+                printer.cell(text.percent(c.standard), _SINGLE),
+                printer.cell(text.percent(c.rectified), _PEOPLE),
+                printer.cell("" if c.reduction is None else f"{text.percent(c.reduction)} %"),
+                printer.cell(interval, _QUIET),
+            )
+        printer.show(table)
+    kinds = rectified.mistake_kinds(track)
+    if kinds:
+        total = sum(kind.n for kind in kinds)
+        printer.title(
+            "What its mistakes are", note=f"{text.count(total)} answers that differ from the single label"
+        )
+        table = printer.table(["", "", "", ""])
+        table.columns[1].justify = "left"
+        for kind in kinds:
+            style = {"multi_label": _PEOPLE, "unclear": "cyan", "severe": "red", "unjudged": _QUIET}.get(
+                kind.key, "yellow"
+            )
+            table.add_row(
+                printer.cell(kind.label),
+                printer.cell(printer.bar(kind.share), style),
+                printer.cell(f"{text.percent(kind.share)} %"),
+                printer.cell(text.count(kind.n), _QUIET),
+            )
+        printer.show(table)
+    gains = rectified.class_gains(track, limit=MAX_CLASSES)
+    if gains:
+        printer.title("Classes that gain most", note="accuracy by single label → by people")
+        table = printer.table(["", "", ""])
+        for gain in gains:
+            table.add_row(
+                printer.cell(gain.name),
+                printer.cell(
+                    f"{text.percent(gain.standard, 0)} → {text.percent(gain.rectified, 0)} %", _PEOPLE
+                ),
+                printer.cell(f"n {text.count(gain.n)}", _QUIET),
+            )
+        printer.show(table)
+    confusions = rectified.confusions(track, limit=MAX_CONFUSIONS)
+    if confusions:
+        printer.title("Confusions that people accept", note="label → answer")
+        table = printer.table(["", ""])
+        for confusion in confusions:
+            pair = f"{confusion.original} → {confusion.predicted}"
+            table.add_row(printer.cell(pair), printer.cell(text.count(confusion.n)))
+        printer.show(table)
+
+
+# Track name to what is printed below its metrics.
+TRACKS: dict[str, Callable[[_Printer, Track], None]] = {"rectified": _rectified}
+
+
+def print_tracks(tracks: Iterable[TrackInfo], *, console: Console) -> None:
+    """Print the tracks of the registry: their metrics, what each means, and their tables.
+
+    Args:
+        tracks: The tracks.
+        console: Where to, as for `print_scorecard`.
+    """
+    printer = _Printer(console)
+    for track in tracks:
+        printer.write((track.name, _PEOPLE), (f" · version {track.version} · {track.title}", ""))
+        for metric in track.metrics:
+            printer.gap()
+            plain = names.METRICS.get(track.name, {}).get(metric.name)
+            printer.write(
+                (metric.name, "bold"),
+                (f" · {plain.technical}: {plain.label}" if plain else "", _QUIET),
+                indent=2,
+            )
+            printer.write((metric.description, ""), indent=4)
+        printer.title("Tables")
+        for name, rows in track.tables.items():
+            printer.write((name, "bold"), indent=2)
+            printer.write((rows, ""), indent=4)

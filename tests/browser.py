@@ -1,0 +1,51 @@
+"""A headless Chromium for tests of pages: found, started, and kept off the network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Browser, Error, sync_playwright
+
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-quic",
+]
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def find_chromium() -> str | None:
+    """Path of a Chromium: what BEYOND_CHROMIUM says, or one on the PATH, or None."""
+    named = os.environ.get("BEYOND_CHROMIUM")
+    if named:
+        return named
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    """A running Chromium: the system's, or the one that Playwright has downloaded.
+
+    Without any, the test is skipped with one line, or fails where BEYOND_REQUIRE_ALL=1 demands every test.
+    """
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=find_chromium(), args=ARGUMENTS)
+        except Error as error:
+            reason = f"no Chromium (set BEYOND_CHROMIUM to one): {str(error).splitlines()[0]}"
+            if os.environ.get("BEYOND_REQUIRE_ALL") == "1":
+                pytest.fail(reason, pytrace=False)
+            pytest.skip(reason)
+        try:
+            yield browser
+        finally:
+            browser.close()
