@@ -65,6 +65,18 @@ class Preprocessing:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
+def check_supported(spec: Preprocessing) -> None:
+    """Refuse what Pillow cannot do.
+
+    Raises:
+        BeyondError: `spec` asks for a resize without antialiasing.
+    """
+    if not spec.antialias and spec.interpolation != "nearest" and spec.resize is not None:
+        raise BeyondError(
+            f"a {spec.interpolation} resize without antialiasing is not supported; use antialias=True"
+        )
+
+
 @dataclass(frozen=True)
 class Decoded:
     """One image, ready for a classifier.
@@ -96,10 +108,7 @@ def decode(data: bytes, spec: Preprocessing, *, name: str) -> Decoded:
             or holds 16-bit or floating-point values.
         BeyondError: `spec` asks for no antialiasing.
     """
-    if not spec.antialias and spec.interpolation != "nearest":
-        raise BeyondError(
-            "resizing without antialiasing is not supported; set antialias=True in the preprocessing"
-        )
+    check_supported(spec)
     image, note = _open_rgb(data, name)
     image = _resize(image, spec)
     return Decoded(np.asarray(_centre_crop(image, spec.input_size)), note)
