@@ -291,8 +291,11 @@ def _show_image(label_sets: LabelSets, image_id: str, merged: Consolidated | Non
         return
     original_text = "unknown" if original < 0 else f"{original} {names[original]}"
     click.echo(f"{image_id}, original label {original_text}")
-    click.echo(f"{facts['source']} ({facts['revision']}): {facts['status']}; ", nl=False)
-    click.echo(f"classes that are not listed are {facts['unlisted_classes']}")
+    if label_sets.evaluable[row]:
+        status = f"evaluable; classes that are not listed are {facts['unlisted_classes']}"
+    else:
+        status = "excluded, so this source scores no prediction on it"
+    click.echo(f"{facts['source']} ({facts['revision']}): {status}")
     if pairs:
         table = Table("verdict", "class", "name", "score", "votes", "from", box=None, pad_edge=False)
         for pair in pairs:

@@ -51,12 +51,12 @@ def beyond(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyte
 
 @pytest.fixture
 def mla_csv(tmp_path: Path) -> Path:
-    """Two rows in the experts' form: image 1 rejects its original label, image 2 is problematic."""
+    """Two rows in the experts' form: image 3 rejects its original label, image 2 is problematic."""
     labels = validation_labels()
     path = tmp_path / "multilabel.csv"
     path.write_text(
         "id,original_label,proposed_labels,unclear_multi_labels,wrong_multi_labels,is_problematic\n"
-        f'{validation_id(1)}.JPEG,{labels[0]},"3, 4",5,{labels[0]},False\n'
+        f'{validation_id(3)}.JPEG,{labels[2]},"3, 4",5,{labels[2]},False\n'
         f"{validation_id(2)}.JPEG,{labels[1]},,,,True\n"
     )
     return path
@@ -76,15 +76,15 @@ def test_list_says_what_is_here_and_how_to_get_the_rest(beyond: Beyond, mla_csv:
 
 
 def test_import_then_show_then_consolidate(beyond: Beyond, mla_csv: Path, tmp_path: Path) -> None:
-    label = int(validation_labels()[0])
+    label = int(validation_labels()[2])
     imported = beyond.json("import", "mla", str(mla_csv))
     assert (imported["images"], imported["evaluable"], imported["notes"]) == (2, 1, [])
 
-    shown = beyond.json("show", "mla", f"{validation_id(1)}.JPEG")
+    shown = beyond.json("show", "mla", f"{validation_id(3)}.JPEG")
     verdicts = {pair["class_index"]: pair["verdict"] for pair in shown["judgements"]}
     assert verdicts == {3: "accepted", 4: "accepted", 5: "unsure", label: "rejected"}
     assert shown["original_label"] == label
-    text = beyond("show", "mla", validation_id(1))
+    text = beyond("show", "mla", validation_id(3))
     assert class_names()[3] in text
     assert "unjudged" in text
 
@@ -100,12 +100,12 @@ def test_import_then_show_then_consolidate(beyond: Beyond, mla_csv: Path, tmp_pa
     # The folder is a source like any other, with its provenance, and is not overwritten by accident.
     loaded = sources.load(str(out))
     assert (loaded.source, loaded.revision) == ("consolidated", merged["revision"])
-    assert beyond.json("show", str(out), validation_id(1))["judgements"][0]["source"] == "mla"
+    assert beyond.json("show", str(out), validation_id(3))["judgements"][0]["source"] == "mla"
     beyond("consolidate", "real,mla", "--out", str(out))
     assert "Conflicts" in beyond("show", "consolidated:real+mla")
-    pairs = beyond.json("show", "consolidated", validation_id(1))
+    pairs = beyond.json("show", "consolidated", validation_id(3))
     assert {conflict["source_a"] for conflict in pairs["conflicts"]} == {"mla"}
-    assert "conflict on" in beyond("show", "consolidated", validation_id(1))
+    assert "conflict on" in beyond("show", "consolidated", validation_id(3))
 
 
 def test_show_imagenet_x_says_its_licence(beyond: Beyond) -> None:
@@ -166,7 +166,7 @@ def test_no_torch_is_imported(tmp_path: Path) -> None:
 import sys
 from benchmark.cli import main
 try:
-    main(["annotations", "show", "real", "ILSVRC2012_val_00000001"])
+    main(["annotations", "show", "real", "ILSVRC2012_val_00000003"])
 except SystemExit:
     pass
 heavy = {"torch", "timm", "huggingface_hub", "imagenet_x"} & set(sys.modules)
