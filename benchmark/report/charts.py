@@ -102,7 +102,7 @@ def point(
     tone: str,
     label: str,
 ) -> Markup:
-    """A value as a tick, its interval as a bar, and the range left open by unjudged answers as hatching.
+    """A value as a tick, its interval as a bar, and the range left open by unjudged answers as a box.
 
     Args:
         scale: The axis.

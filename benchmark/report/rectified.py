@@ -163,7 +163,10 @@ MISTAKE_KINDS: dict[str, tuple[str, str]] = {
         "Rejected, but often seen together with an accepted class: paddle and canoe.",
     ),
     "severe": ("Plainly wrong", "Rejected, and none of the above explains it."),
-    "unjudged": ("Not judged", "No one has judged this answer, so it counts neither as right nor as wrong."),
+    "unjudged": (
+        "Not judged",
+        "No one has judged this answer, or nothing in the image is accepted: it counts neither way.",
+    ),
 }
 
 

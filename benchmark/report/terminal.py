@@ -121,8 +121,9 @@ class _Printer:
             self.metrics(name, track)
             if name in TRACKS:
                 TRACKS[name](self, track)
+            if track.notes:
+                self.title("Worth knowing")
             for note in track.notes:
-                self.gap()
                 self.write((text.clean(note), _QUIET), indent=2)
         self.title("Make it again")
         self.write((reproduce.command(scorecard), ""), indent=2)
@@ -217,9 +218,9 @@ class _Printer:
             )
             if text.bounds(metric):
                 unjudged = (
-                    "" if metric.judged is None else f" by {text.count(metric.n - metric.judged)} unjudged"
+                    "" if metric.judged is None else f", {text.count(metric.n - metric.judged)} unjudged"
                 )
-                label = self.cell(f"    left open{unjudged}", _QUIET)
+                label = self.cell(f"    bounds{unjudged}", _QUIET)
                 table.add_row(label, "", "", self.cell(text.bounds(metric), _QUIET))
         self.console.print(table, width=self.width)
 

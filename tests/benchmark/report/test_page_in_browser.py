@@ -142,5 +142,5 @@ def test_accessible_tree_names_every_chart(browser: Browser, tmp_path: Path) -> 
     assert tree.count("[level=1]") == 1
     assert 'img "People accept its answer: 83.00 %, 95 % interval 82.66 to 83.34"' in tree
     assert 'table "Accuracy by class against the single label and against what people accept"' in tree
-    assert 'rowheader "screen"' in tree
+    assert 'rowheader "screen n 41"' in tree
     page.context.close()

@@ -41,7 +41,7 @@ def test_headline_comes_first_and_numbers_have_interval_and_n() -> None:
     lines = [line.strip() for line in out.splitlines() if line.strip()]
     assert lines[1] == "People accept 83.0 % of its answers; the single label says 78.5 %."
     assert re.search(r"People accept its answer +ReaL accuracy +83\.00 +82\.66–83\.34 +46,000", out)
-    assert re.search(r"left open by 54 unjudged +85\.30–85\.60", out)
+    assert re.search(r"bounds, 54 unjudged +85\.30–85\.60", out)
     assert re.search(r"ReaL +46,000 +21\.5 +17\.0 +20\.9 % +19\.9–21\.9", out)
     for metric in made_up.full().tracks["rectified"].metrics.values():
         assert f"{100 * metric.value:.2f}" in out
