@@ -50,9 +50,11 @@ def show(comparison: Comparison) -> None:
 
     console = Console()
     name_a, name_b = clean(comparison.name_a), clean(comparison.name_b)
-    table = Table(title=f"{name_a} minus {name_b}, in percent", title_justify="left", pad_edge=False)
-    table.add_column("Metric", no_wrap=True)
-    for column in ("A", "B", "A − B", "95 % interval", "p", "n", "only A", "only B"):
+    console.print(f"A: {name_a}\nB: {name_b}\n", soft_wrap=True, markup=False, highlight=False)
+    # No lines and single spaces, so that it fits 80 columns.
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("in percent", no_wrap=True)
+    for column in ("A", "B", "A − B", "95 % interval", "p", "n", "A only", "B only"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in comparison.differences:
         clear = row.ci_low > 0 or row.ci_high < 0
@@ -65,18 +67,20 @@ def show(comparison: Comparison) -> None:
             f"{100 * row.ci_low:+.2f} to {100 * row.ci_high:+.2f}",
             "<0.001" if row.p_value < 0.001 else f"{row.p_value:.3f}",
             count(row.n),
-            "" if row.only_a is None else count(row.only_a),
-            "" if row.only_b is None else count(row.only_b),
+            "" if row.only_a is None else str(row.only_a),
+            "" if row.only_b is None else str(row.only_b),
             style=style,
         )
     console.print(table)
-    console.print(f"A: {name_a}   B: {name_b}", soft_wrap=True, markup=False)
     share = comparison.same_answer / comparison.n
-    console.print(f"{count(comparison.n)} common images; the same answer on {share:.1%} of them.")
+    console.print(
+        f"\n{count(comparison.n)} common images; the same answer on {share:.1%} of them.", highlight=False
+    )
     if comparison.left_out_a or comparison.left_out_b:
         console.print(
             f"Left out: {count(comparison.left_out_a)} images that only A has, "
-            f"{count(comparison.left_out_b)} that only B has."
+            f"{count(comparison.left_out_b)} that only B has.",
+            highlight=False,
         )
     for note in comparison.notes:
-        console.print(note, soft_wrap=True, markup=False)
+        console.print(note, soft_wrap=True, markup=False, highlight=False)

@@ -391,7 +391,9 @@ def _share(right: Bools) -> Metric:
     return _metric(estimate, estimate.interval(), len(right), "wilson")
 
 
-def _between(lower: Estimate, upper: Estimate, n: int, method: str, *, judged: int, unjudged: int) -> Metric:
+def _between(
+    lower: Estimate, upper: Estimate, n: int, method: str, *, judged: int | None, unjudged: int
+) -> Metric:
     """The lower of two shares, with both, and an interval for a share that lies between them."""
     if unjudged:
         method += ", imbens-manski"
@@ -441,7 +443,7 @@ def _source_metrics(run: _Run, source: str, name: str, answers: Answers) -> dict
     if experts is not None:
         ends = (experts.right, experts.right | experts.unjudged)
         low, high = (experts.estimate(right).as_share(len(experts.right)) for right in ends)
-        metrics["mla_ppi"] = _between(low, high, len(run.top1), "ppi++", judged=judged, unjudged=unjudged)
+        metrics["mla_ppi"] = _between(low, high, len(run.top1), "ppi++", judged=None, unjudged=unjudged)
     return metrics
 
 
