@@ -187,8 +187,8 @@ def consolidate_(*, specs: str, out: Path | None, store: Path | None, offline: b
     if out is not None:
         conflicts = json.loads(merged.conflict_counts().to_json(orient="records"))
         sources.write_folder(merged.label_sets, out, about={"conflicts": conflicts})
-        merged.conflicts.to_csv(out / "conflicts.csv", index=False)
-        merged.status_conflicts.to_csv(out / "status_conflicts.csv", index=False)
+        merged.conflicts.to_csv(out / sources.CONFLICTS_FILE, index=False)
+        merged.status_conflicts.to_csv(out / sources.STATUS_CONFLICTS_FILE, index=False)
     if as_json:
         _print_json(
             {

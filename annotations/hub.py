@@ -161,11 +161,13 @@ def _fetch(
 
 
 def cached(cache_dir: Path) -> list[tuple[str, str, Path]]:
-    """Repository, commit and folder of every verified download in the cache, sorted."""
+    """Repository, commit and folder of every download in the cache whose checksums hold, sorted."""
     found = []
     for path in sorted((cache_dir / "locks").glob("*/*.json")):
-        lock = json.loads(path.read_text(encoding="utf-8"))
-        found.append((lock["repo"], lock["commit"], _snapshot(cache_dir, lock["repo"], lock["commit"])))
+        repo = path.parent.name.replace("--", "/", 1)
+        folder = _snapshot(cache_dir, repo, path.stem)
+        if _differs_from_lock(folder, path) is None:
+            found.append((repo, path.stem, folder))
     return found
 
 
@@ -234,7 +236,11 @@ def _own_sums(folder: Path) -> dict[str, str]:
 
 
 def _differs_from_lock(folder: Path, lock: Path) -> str | None:
-    for name, expected in json.loads(lock.read_text(encoding="utf-8"))["sha256"].items():
+    try:
+        sums = dict(json.loads(lock.read_text(encoding="utf-8"))["sha256"])
+    except (ValueError, KeyError, TypeError):
+        return f"the lock file {lock} is damaged"
+    for name, expected in sums.items():
         if not (folder / name).is_file():
             return f"{folder / name} is missing from the cache"
         if _sha256(folder / name) != expected:

@@ -48,6 +48,8 @@ from annotations.factors import FACTORS
 from annotations.judgements import IMAGES_FILE, JUDGEMENTS_FILE, LabelSets, Verdict, content_revision
 
 SOURCE_FILE = "source.json"
+CONFLICTS_FILE = "conflicts.csv"
+STATUS_CONFLICTS_FILE = "status_conflicts.csv"
 
 
 @dataclass(frozen=True)
@@ -288,7 +290,9 @@ def write_folder(label_sets: LabelSets, folder: Path, *, about: dict[str, object
     Raises:
         BeyondError: The folder exists and holds something else.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / IMAGES_FILE).is_file():
+    folder = folder.resolve()
+    ours = {JUDGEMENTS_FILE, IMAGES_FILE, SOURCE_FILE, CONFLICTS_FILE, STATUS_CONFLICTS_FILE}
+    if folder.exists() and {path.name for path in folder.iterdir()} - ours:
         raise BeyondError(f"{folder} holds other files; choose an empty or a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:

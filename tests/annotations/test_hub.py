@@ -114,6 +114,13 @@ def test_a_damaged_cache_is_noticed_and_mended(
     path.unlink()
     with pytest.raises(BeyondError, match="is missing from the cache"):
         download(REPO, sha, cache_dir=tmp_path, offline=True)
+    assert hub_module.cached(tmp_path) == []
+    download(REPO, sha, cache_dir=tmp_path)
+    assert hub_module.cached(tmp_path) == [(REPO, sha, path.parent)]
+    (lock,) = (tmp_path / "locks").rglob("*.json")
+    lock.write_text("{")
+    with pytest.raises(BeyondError, match=r"lock file .* is damaged"):
+        download(REPO, sha, cache_dir=tmp_path, offline=True)
     # A copy that another program damaged before there was a lock file is not trusted either.
     download(REPO, sha, cache_dir=tmp_path)
     shutil.rmtree(tmp_path / "locks")

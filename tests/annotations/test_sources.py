@@ -44,10 +44,12 @@ def original(number: int) -> int:
 
 
 def test_real_has_the_published_number_of_evaluable_images_and_loads_fast() -> None:
-    sources.load("real")  # the first load reads the labels' file as well
-    start = time.perf_counter()
-    real = sources.load("real")
-    assert time.perf_counter() - start < 0.4
+    durations = []
+    for _ in range(3):
+        start = time.perf_counter()
+        real = sources.load("real")
+        durations.append(time.perf_counter() - start)
+    assert min(durations) < 0.4  # the best of three, since other work shares the machine
     assert int(real.evaluable.sum()) == 46_837
     assert len(real) == 50_000
     assert real.closed_world.all()
@@ -396,6 +398,14 @@ def test_write_folder_never_replaces_something_else(tmp_path: Path) -> None:
     with pytest.raises(BeyondError, match="holds other files"):
         sources.write_folder(sources.load("sample"), tmp_path / "photos")
     assert [path.name for path in tmp_path.rglob("*")] == ["photos", "cat.jpg"]
+
+    # A source with somebody's notes beside it is not thrown away either.
+    sources.write_folder(sources.load("sample"), tmp_path / "labels")
+    sources.write_folder(sources.load("sample"), tmp_path / "labels")
+    (tmp_path / "labels" / "notes.txt").write_text("mine")
+    with pytest.raises(BeyondError, match="holds other files"):
+        sources.write_folder(sources.load("sample"), tmp_path / "labels")
+    assert (tmp_path / "labels" / "notes.txt").read_text() == "mine"
 
 
 def test_consolidated_takes_what_is_here(tmp_path: Path, store: Path) -> None:
