@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import itertools
 import math
 import multiprocessing
 import os
@@ -46,7 +45,7 @@ class Failure:
     """An image that could not be read or decoded.
 
     Attributes:
-        position: Its place in the handles given to `Decoder.batches`, from 0.
+        position: Its place among all images given to `Decoder.batches`, from 0.
         image_id: Its id.
         message: One line: what is wrong and what to do.
     """
@@ -75,7 +74,7 @@ class DecodedBatch:
 
     Attributes:
         pixels: uint8 (n, H, W, 3), RGB; the caller's own, C-contiguous. n may be 0 when all images failed.
-        positions: Place of each in the handles given to `Decoder.batches`, from 0, ascending: int64 (n,).
+        positions: Place of each among all images given to `Decoder.batches`, from 0, ascending: int64 (n,).
         image_ids: object (n,) of str.
         failures: Images of this batch that could not be decoded, and are not in `pixels`.
         notes: Images of this batch whose colours had to be converted.
@@ -143,7 +142,8 @@ class Decoder:
         >>> from benchmark.images import open_image_set
         >>> images = open_image_set("sample")
         >>> with Decoder(Preprocessing(), workers=0, batch_size=8) as decoder:
-        ...     [batch.pixels.shape for batch in decoder.batches(images.handle(i) for i in range(20))]
+        ...     groups = (chunk.handles for chunk in images.chunks(8))
+        ...     [batch.pixels.shape for batch in decoder.batches(groups)]
         [(8, 224, 224, 3), (8, 224, 224, 3), (4, 224, 224, 3)]
     """
 
@@ -189,16 +189,16 @@ class Decoder:
             self._pool.close()
             self._pool = None
 
-    def batches(self, handles: Iterable[Handle]) -> Iterator[DecodedBatch]:
-        """Decode images in batches, in the order of `handles`.
+    def batches(self, groups: Iterable[Sequence[Handle]]) -> Iterator[DecodedBatch]:
+        """Decode groups of images, each into one batch, in order.
 
         Images that cannot be decoded are reported in the batch they would be in, never raised.
 
         Args:
-            handles: Consumed a few batches ahead, in another thread.
+            groups: Each of 1 to `batch_size` handles. Consumed a few groups ahead, in another thread.
 
         Yields:
-            Batches of `batch_size` images, less those that failed; the last may be shorter.
+            One batch for each group: its images less those that failed.
 
         Raises:
             BeyondError: A worker was killed.
@@ -207,7 +207,7 @@ class Decoder:
             raise RuntimeError("the last batches of this decoder are not used up yet")
         if self.workers and self._pool is None:
             raise RuntimeError("use the decoder in a with block")
-        produce = self._pool.decode(handles) if self._pool else self._decode_here(handles)
+        produce = self._pool.decode(groups) if self._pool else self._decode_here(groups)
         self._pump = pump = _Pump(produce, self._ahead)
         try:
             yield from pump
@@ -216,18 +216,18 @@ class Decoder:
             if self._pump is pump:
                 self._pump = None
 
-    def _decode_here(self, handles: Iterable[Handle]) -> Generator[DecodedBatch]:
+    def _decode_here(self, groups: Iterable[Sequence[Handle]]) -> Generator[DecodedBatch]:
         first = 0
-        for group in _groups(handles, self.batch_size):
+        for group in groups:
+            _check_size(group, self.batch_size)
             pixels = np.empty((len(group), *self.spec.input_size, 3), dtype=np.uint8)
             yield _batch(first, group, pixels, _decode_into(pixels, group, self.spec))
             first += len(group)
 
 
-def _groups(handles: Iterable[Handle], size: int) -> Iterator[list[Handle]]:
-    source = iter(handles)
-    while group := list(itertools.islice(source, size)):
-        yield group
+def _check_size(group: Sequence[Handle], batch_size: int) -> None:
+    if not 1 <= len(group) <= batch_size:
+        raise ValueError(f"a group of {len(group)} images for batches of 1 to {batch_size}")
 
 
 class _Pump:
@@ -275,7 +275,7 @@ class _Job:
     """A batch in the making."""
 
     first: int
-    handles: list[Handle]
+    handles: Sequence[Handle]
     slot: int
     outcomes: list[_Outcome] = field(init=False)
     left: int = field(init=False)
@@ -328,9 +328,9 @@ class _Pool:
             self.close()
             raise
 
-    def decode(self, handles: Iterable[Handle]) -> Generator[DecodedBatch]:
+    def decode(self, groups: Iterable[Sequence[Handle]]) -> Generator[DecodedBatch]:
         """Decode in order; whatever happens, the workers are idle afterwards."""
-        groups = _groups(handles, self._batch_size)
+        source = iter(groups)
         free = deque(range(self._slots))
         jobs: deque[_Job] = deque()
         tasks: deque[tuple[_Job, int, int]] = deque()
@@ -338,16 +338,17 @@ class _Pool:
         try:
             while True:
                 while more and free:
-                    group = next(groups, [])
-                    more = bool(group)
-                    if more:
-                        job = _Job(first, group, free.popleft())
-                        first += len(group)
-                        jobs.append(job)
-                        tasks.extend(
-                            (job, i, min(_TASK, len(group) - i)) for i in range(0, len(group), _TASK)
-                        )
-                        self._assign(tasks)
+                    group = next(source, None)
+                    if group is None:
+                        more = False
+                        break
+                    _check_size(group, self._batch_size)
+                    job = _Job(first, group, free.popleft())
+                    first += len(group)
+                    jobs.append(job)
+                    starts = range(0, len(group), _TASK)
+                    tasks.extend((job, start, min(_TASK, len(group) - start)) for start in starts)
+                    self._assign(tasks)
                 if not jobs:
                     return
                 while jobs[0].left:
