@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Error, sync_playwright
@@ -49,3 +52,20 @@ def open_browser() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+def main() -> None:
+    """Make sure that there is a Chromium for the tests: where none is found, let Playwright fetch its own."""
+    if find_chromium() is not None:
+        return
+    with sync_playwright() as playwright:
+        if Path(playwright.chromium.executable_path).exists():
+            return
+    code = subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"]).returncode
+    if code:
+        sys.stderr.write("No Chromium, and Playwright could not fetch one: tests of pages are skipped.\n")
+        sys.exit(code if os.environ.get("BEYOND_REQUIRE_ALL") == "1" else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -75,7 +75,7 @@ SOURCES: dict[str, SourceName] = {
     "real": SourceName("ReaL", "People", "reassessed labels, from votes of several raters"),
     "mla": SourceName("MLA", "Experts", "multi-label sets by experts"),
     "consolidated": SourceName("All merged", "People", "every source together, experts before votes"),
-    "imagenet-x": SourceName("ImageNet-X", "People", "corrected labels and factors of variation"),
+    "label-errors": SourceName("Label errors", "People", "five votes each on suspected label errors"),
     "sample": SourceName(
         "Sample", "The maintainers", "the maintainers' illustrative judgements, no human study"
     ),

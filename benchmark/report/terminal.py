@@ -64,7 +64,9 @@ class _Printer:
         line = Text()
         for string, style in pieces:
             line.append(self.plain(string), style)
-        self.console.print(Padding(line, (0, 0, 0, indent), expand=False), width=self.width)
+        for part in line.wrap(self.console, self.width - indent):
+            part.rstrip()
+            self.console.print(Text(" " * indent).append_text(part))
 
     def gap(self) -> None:
         self.console.print()
