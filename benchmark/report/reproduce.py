@@ -14,14 +14,14 @@ _PREDICTION_FILES = (".npy", ".csv", ".parquet")
 def command(scorecard: Scorecard) -> str:
     """The `beyond score` command of a scorecard, quoted for a POSIX shell.
 
-    The folder of the images is the reader's own, so it appears as DIR.
+    The folder of the images is the reader's own, so it appears as DIR, unless it is the sample set.
     """
     spec = clean(scorecard.model.spec)
     words = ["beyond", "score"]
     if spec.lower().endswith(_PREDICTION_FILES):
         words += ["--predictions", shlex.quote(PurePath(spec).name)]
     else:
-        words += [shlex.quote(spec), "--images", "DIR"]
+        words += [shlex.quote(spec), "--images", "sample" if scorecard.images.name == "sample" else "DIR"]
     sources = [clean(source) for source in sorted(scorecard.annotations.sources)]
     if sources:
         words += ["--annotations", shlex.quote(",".join(sources))]

@@ -86,4 +86,5 @@ def test_reproducing_command_is_quoted_for_the_shell() -> None:
     assert reproduce.command(card) == (
         "beyond score 'my net; rm -rf $HOME.py:make' --images DIR --annotations mla,real --out RUN"
     )
+    assert "--images sample " in reproduce.command(made_up.tiny())
     assert "--predictions resnet50.npy" in reproduce.command(made_up.full(spec="resnet50.npy"))
