@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 from collections.abc import Iterator
 
@@ -51,7 +52,7 @@ def _command(name: str, parent: click.Context, level: int = 2) -> Iterator[str]:
     if records:
         yield "\n| Option | |\n|---|---|\n"
         for option, text in records:
-            yield f"| `{_cell(option)}` | {_cell(text)} |\n"
+            yield f"| <code>{_cell(option)}</code> | {_cell(text)} |\n"
     if isinstance(command, click.Group):
         for child in command.list_commands(context):
             yield from _command(child, context, level + 1)
@@ -65,7 +66,8 @@ def _help(text: str) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    """Text for a table's cell: a bar would end it, and readers disagree on how to escape one inside code."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
 
 
 if __name__ == "__main__":
