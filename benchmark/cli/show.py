@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from annotations.errors import BeyondError
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
@@ -33,6 +35,8 @@ def show(run: Path, *, as_json: bool, html_file: Path | None) -> None:
         from benchmark.report.page import render_page
         from benchmark.runs import write_atomically
 
+        if not html_file.parent.is_dir():
+            raise BeyondError(f"there is no folder {html_file.parent}; make it, or write the page elsewhere")
         write_atomically(html_file, render_page(scorecard))
         click.echo(f"wrote {html_file}", err=True)
     if as_json:

@@ -33,6 +33,12 @@ def test_json_is_the_scorecard_and_nothing_else(run: Path, tmp_path: Path) -> No
     assert html.read_text(encoding="utf-8") == render_page(made_up.full())
 
 
+def test_page_into_no_folder_is_refused(run: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(show, [str(run), "--html", str(tmp_path / "none" / "page.html")])
+    assert isinstance(result.exception, BeyondError)
+    assert "make it" in str(result.exception)
+
+
 def test_a_run_and_its_file_show_the_same(run: Path) -> None:
     outputs = [
         CliRunner().invoke(show, [str(path)], catch_exceptions=False).stdout
