@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import stat
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,11 +52,15 @@ _LABELS_FILE = "labels.csv"
 
 def open_path(path: Path) -> ImageSet:
     """Recognise and open the layout of a local folder or file."""
-    if not path.exists():
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise BeyondError(
             f"there is no image folder {path}; give the folder of images with --images, or 'sample'"
-        )
-    if path.is_file():
+        ) from error
+    except OSError as error:
+        raise BeyondError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+    if not is_folder:
         if path.suffix == ".tar":
             return _open_tars(path.stem, [path])
         if path.suffix == ".parquet":
@@ -271,11 +276,11 @@ def open_hub(spec: str) -> ImageSet:
     size = (dataset.info.splits or {}).get(split)
     total = size.num_examples if size is not None and size.num_examples else None
     return StreamedImageSet(
-        name, functools.partial(_stream, dataset, name), fingerprint=sha256([name]), total=total
+        name, functools.partial(stream_rows, dataset, name), fingerprint=sha256([name]), total=total
     )
 
 
-def _stream(dataset: Any, name: str) -> Iterator[tuple[str, int, bytes]]:
+def stream_rows(dataset: Any, name: str) -> Iterator[tuple[str, int, bytes]]:
     """Id, label and bytes of each row of a streaming dataset, checked like the rows of a table."""
     import datasets
 
