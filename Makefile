@@ -39,7 +39,7 @@ bench: $(VENV)/.dev ## Measure against the peers, side by side
 	@$(BIN)/python -m pytest tests/bench --benchmark-only
 
 site: $(VENV)/.dev ## Build the documentation site into site/
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Open site/index.html"
 
 browser: $(VENV)/.dev

@@ -63,7 +63,8 @@ class RunInfo(BaseModel):
         return {
             "model": self.model.spec,
             "weights": self.model.weights_sha256,
-            "preprocessing": self.model.preprocessing,
+            # As JSON has it, where a tuple is a list.
+            "preprocessing": self.model.model_dump(mode="json")["preprocessing"],
             "images": self.images.fingerprint,
             **{f"setting {name}": value for name, value in sorted(self.settings.items())},
         }
@@ -316,8 +317,8 @@ def score_run(
 
     The same records and label sets give the same bytes. See `rectified_result` for the arguments.
     """
+    info = read_run(run)
     with locked(run):
-        info = read_run(run)
         specs = list(annotations or default_annotations(info))
         labels = load_labels(specs) if labels is None else labels
         result = rectified_result(run, labels=labels)

@@ -82,7 +82,7 @@ json_option = click.option(
 )
 @json_option
 def score(models: tuple[str, ...], prediction_file: Path | None, **options: Any) -> None:
-    r"""Score classifiers on images, or files of their predictions.
+    """Score classifiers on images, or files of their predictions.
 
     \b
     beyond score efficientnet-lite0 --images sample
@@ -90,7 +90,7 @@ def score(models: tuple[str, ...], prediction_file: Path | None, **options: Any)
     beyond score --predictions resnet50.npy --annotations real,mla
 
     A run that was stopped goes on where it was when the same command is given again.
-    """
+    """  # noqa: D301 - a backslash-b keeps click from joining the lines
     unknown = [track for track in options["tracks"] if track not in TRACKS]
     if unknown:
         from benchmark.cli import did_you_mean

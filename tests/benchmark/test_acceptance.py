@@ -10,6 +10,7 @@ import pytest
 
 from benchmark import records
 from tests.benchmark.test_cli import run
+from tests.benchmark.test_engine import by_class
 
 
 @pytest.mark.shared
@@ -70,7 +71,5 @@ def test_lite0_predicts_the_same_with_any_batch_and_workers(
 
     (one,), (other,) = score("a", 64, 2), score("b", batch_size, workers)
     assert list(one.image_ids) == list(other.image_ids)
-    np.testing.assert_array_equal(one.classes[:, :5], other.classes[:, :5])
-    assert one.logits is not None
-    assert other.logits is not None
-    np.testing.assert_allclose(one.logits, other.logits, atol=1e-4)
+    np.testing.assert_array_equal(one.classes[:, 0], other.classes[:, 0])
+    np.testing.assert_allclose(by_class(one), by_class(other), atol=1e-4)

@@ -219,7 +219,7 @@ def test_mistakes_of_models(
     def score(spec: str) -> tuple[str | Path, ...]:
         return ("score", spec, "--images", images, "--out", tmp_path / "run", "--workers", "0", "--overwrite")
 
-    check_mistake(capsys, "efficientnet-lite0", *score("efficientnet-lite"))
+    check_mistake(capsys, "did you mean 'efficientnet-lite", *score("efficientnet-lite"))
     check_mistake(capsys, "resnet5000", *score("timm:resnet5000"))
     check_mistake(capsys, "none.py", *score(str(tmp_path / "none.py:model")))
     check_mistake(capsys, "1001", *score(model.replace(":model", ":thousand_and_one")))

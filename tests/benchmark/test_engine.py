@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import nn
@@ -69,6 +70,14 @@ def read_all(run: Path) -> Predictions:
     )
 
 
+def by_class(predictions: Predictions) -> npt.NDArray[np.float32]:
+    """Logits in class order: float32 (N, 1000)."""
+    assert predictions.logits is not None
+    logits = np.empty_like(predictions.logits)
+    np.put_along_axis(logits, predictions.classes.astype(np.intp), predictions.logits, axis=1)
+    return logits
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_validation_images(tmp_path_factory.mktemp("images"), 300)
@@ -104,10 +113,9 @@ def test_predictions_do_not_depend_on_batches_or_workers(
     assert summary.scored == 300
     read = read_all(tmp_path)
     assert list(read.image_ids) == list(reference.image_ids)
-    np.testing.assert_array_equal(read.classes[:, :5], reference.classes[:, :5])
-    assert read.logits is not None
-    assert reference.logits is not None
-    np.testing.assert_allclose(read.logits, reference.logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(read.classes[:, 0], reference.classes[:, 0])
+    # Further down, classes whose logits differ by rounding alone may change places.
+    np.testing.assert_allclose(by_class(read), by_class(reference), rtol=1e-4, atol=1e-5)
 
 
 def test_top_k_keeps_the_best(images: Path, reference: Predictions, tmp_path: Path) -> None:
@@ -141,7 +149,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(
     lines: list[str] = []
     run_once(Greedy(), images, tmp_path, batch_size=16, warn=lines.append)
     assert lines == ["out of memory: going on with batches of 8", "out of memory: going on with batches of 4"]
-    np.testing.assert_array_equal(read_all(tmp_path).classes[:, :5], reference.classes[:, :5])
+    np.testing.assert_array_equal(read_all(tmp_path).classes[:, 0], reference.classes[:, 0])
 
 
 def test_out_of_memory_on_one_image_is_said(images: Path, tmp_path: Path) -> None:
