@@ -32,10 +32,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Under BEYOND_REQUIRE_ALL=1 a skipped test is a failed one, unless only a GPU is missing."""
+    """Under BEYOND_REQUIRE_ALL=1 a skipped test is a failed one, unless it needs a GPU or WordNet's database."""
     outcome: pluggy.Result[pytest.TestReport] = yield  # type: ignore[assignment]
     report = outcome.get_result()
-    if os.environ.get("BEYOND_REQUIRE_ALL") == "1" and report.skipped and "gpu" not in item.keywords:
+    if os.environ.get("BEYOND_REQUIRE_ALL") == "1" and report.skipped and not {"gpu", "wordnet"} & set(item.keywords):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"BEYOND_REQUIRE_ALL=1 allows no skips: {reason}"

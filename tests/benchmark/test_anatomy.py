@@ -86,6 +86,7 @@ def test_synsets_are_read_and_climbed(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.wordnet
 @pytest.mark.skipif(not WORDNET.is_file(), reason="WordNet 3.0 is not installed")
 def test_the_script_gives_the_table() -> None:
     with HIERARCHY.open(newline="") as file:
