@@ -95,6 +95,9 @@ def finish(
     network: nn.Module = torchvision.models.get_model(name, weights=None, **options)
     for old in [key for key in state if _DENSENET_NAME.search(key)]:
         state[_DENSENET_NAME.sub(r"\1\2.", old)] = state.pop(old)
+    layers = layers_of(name, network)
+    if (weight := state.get(f"{layers.features}.weight")) is not None:
+        check_classes(weight.shape[0], spec)
     load_into(network, state, spec)
     for head in _AUXILIARY.get(name, ()):
         setattr(network, head, None)
@@ -106,7 +109,7 @@ def finish(
         spec=spec,
         name=name if not source.get("weights") else f"{name}.{source['weights'].rpartition('.')[2].lower()}",
         source=source,
-        layers=layers_of(name, network),
+        layers=layers,
         licence="BSD-3-Clause",
     )
 
