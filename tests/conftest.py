@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Under BEYOND_REQUIRE_ALL=1 a skipped test is a failed one, unless the machine can do nothing about it."""
+    """Under BEYOND_REQUIRE_ALL=1 a skipped test fails, unless no set-up could help."""
     outcome: pluggy.Result[pytest.TestReport] = yield  # type: ignore[assignment]
     report = outcome.get_result()
     if os.environ.get("BEYOND_REQUIRE_ALL") == "1" and report.skipped and not MAY_SKIP & set(item.keywords):
