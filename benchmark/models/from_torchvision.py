@@ -110,7 +110,8 @@ def finish(
         name=name if not source.get("weights") else f"{name}.{source['weights'].rpartition('.')[2].lower()}",
         source=source,
         layers=layers,
-        licence="BSD-3-Clause",
+        # Stated only where it is not the library's own (SWAG); of local weights nothing is known.
+        licence=str(member.meta.get("license") or "") if "weights" in source else "",
     )
 
 

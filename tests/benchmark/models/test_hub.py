@@ -129,6 +129,7 @@ def test_timm_names_fetch_from_the_hub(
     sha = server.add_repo("model", "timm/mobilenetv3_small_050.lamb_in1k", timm_files(timm_network))
     classifier = load("timm:mobilenetv3_small_050", cache_dir=tmp_path)
     assert classifier.source["revision"] == sha
+    assert classifier.licence == "apache-2.0"
     assert classifier.preprocessing.input_size == (224, 224)  # timm's own, not the repository's
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     listed = {item.spec: item for item in available.offline(tmp_path)}
