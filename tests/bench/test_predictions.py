@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -18,9 +19,11 @@ def test_all_prediction_files_in_one_command(
     files = sorted(map(str, (shared_data / "predictions").glob("*.npy")))
     options = ["--annotations", "real,mla,consolidated", "--overwrite", "--out", str(tmp_path)]
 
+    environment = {**os.environ, "BEYOND_SHARED_DATA": str(shared_data)}
+
     def score() -> None:
         command = [sys.executable, "-m", "benchmark", "score", "--predictions", *files, *options]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=shared_data.parent.parent)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
 
     benchmark.pedantic(score, rounds=2)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
