@@ -1,7 +1,7 @@
 """The engine of the robustness track: classifier and images in, records of attacks out.
 
-What is attacked, and how, is `benchmark.attacks`; this module reads images for it, writes verdicts down as they
-fall, and goes on where a killed run stopped.
+How to attack is `benchmark.attacks`; this module reads images for it, writes verdicts down as they fall, and
+goes on where a killed run stopped.
 """
 
 from __future__ import annotations
@@ -176,19 +176,23 @@ def choose_images(
     """
     if isinstance(images, StreamedImageSet):
         raise BeyondError(
-            f"{images.name} is streamed, and attacks read images more than once; download it and pass its folder"
+            f"{images.name} is streamed, and attacks read images more than once; download it first"
         )
     if ids is not None:
         images.select(ids=ids)  # says which id is unknown
     wanted = None if ids is None else set(ids)
     rows = [
-        i for i, image_id in enumerate(images.ids) if image_id not in skipped and (not wanted or image_id in wanted)
+        i
+        for i, image_id in enumerate(images.ids)
+        if image_id not in skipped and (not wanted or image_id in wanted)
     ]
     known = [i for i in rows if images.labels[i] >= 0]
     if len(known) < len(rows):
         warn(f"{len(rows) - len(known):,} images have no known original label and are not attacked")
     if not known:
-        raise BeyondError("there is no image to attack: the robustness track needs images with original labels")
+        raise BeyondError(
+            "there is no image to attack: the robustness track needs images with original labels"
+        )
     return known if limit is None else known[:limit]
 
 
@@ -214,13 +218,13 @@ def attack(
         rows: Its rows to attack, see `choose_images`.
         run: Folder of the run.
         settings: How.
-        labels: Label sets whose accepted and unsure classes the rectified objective must leave; None for none.
+        labels: Label sets whose accepted and unsure classes the rectified objective must leave, or None.
         there: What `run.json` says of evaluations that were made or begun.
         save: Writes what an evaluation was into `run.json`, before and after it.
         warn: Called with one line for whatever the user should know.
 
     Raises:
-        BeyondError: An evaluation of this name was made with other settings, or the model breaks its contract.
+        BeyondError: An evaluation of this name has other settings, or the model breaks its contract.
     """
     module = classifier.module.eval().to(settings.device).to(memory_format=torch.channels_last)
     sets = accepted_sets(labels, [str(images.ids[i]) for i in rows])
@@ -242,8 +246,8 @@ def attack(
         old = known.get(info.key)
         if old is not None and old.identity() != info.identity():
             raise BeyondError(
-                f"{run} holds attacks of suite {info.suite} at {radius_text(info.threat, epsilon)} with other "
-                "settings; choose another --out, or pass --overwrite"
+                f"{run} holds attacks of suite {info.suite} at {radius_text(info.threat, epsilon)} with "
+                "other settings; choose another --out, or pass --overwrite"
             )
         plan.append((suite, info if old is None else info.model_copy(update={"findings": old.findings})))
 
@@ -282,7 +286,10 @@ def _evaluate(
     save(info)
     began = time.monotonic()
     execution = _execution(module, examples, settings, warn)
-    with AttackWriter(run, keep=settings.keep_adversarials) as writer, status_line(name, quiet=settings.quiet) as line:
+    with (
+        AttackWriter(run, keep=settings.keep_adversarials) as writer,
+        status_line(name, quiet=settings.quiet) as line,
+    ):
         collector = _Collector(writer, examples, info.key, module, settings)
 
         def on_progress(progress: attacks.Progress) -> None:
@@ -307,7 +314,9 @@ def _evaluate(
         finally:
             collector.flush()
     findings = {f.kind: f for f in info.findings}
-    findings |= {f.kind: FindingInfo(kind=f.kind, message=f.message, images=f.images) for f in report.findings}
+    findings |= {
+        f.kind: FindingInfo(kind=f.kind, message=f.message, images=f.images) for f in report.findings
+    }
     for finding in report.findings:
         warn(f"{name}: {finding.message}")
     save(
@@ -374,9 +383,7 @@ def _plan_rows(
                 continue
             inside = examples.inside(i) if objective == "rectified" else (examples.labels[i],)
             if there.get((objective, image_id)) != inside:
-                new.append(
-                    Row(image_id, examples.labels[i], *evaluation, objective=objective, inside=inside)
-                )
+                new.append(Row(image_id, examples.labels[i], *evaluation, objective=objective, inside=inside))
     if new:
         with AttackWriter(run, keep=settings.keep_adversarials) as writer:
             for row in new:
@@ -438,7 +445,7 @@ def _outcome(row: Row, objective: attacks.Objective) -> attacks.Outcome:
 
 
 def _carry_up(run: Path, settings: AttackSettings) -> None:
-    """Give every image that is broken at one radius the same verdict at the larger ones, where it has none yet.
+    """Give every image that is broken at one radius the same verdict at the larger ones, where it lacks one.
 
     An adversarial within a smaller ball is one within a larger, so this only ever lowers robust accuracy.
     """
@@ -454,7 +461,11 @@ def _carry_up(run: Path, settings: AttackSettings) -> None:
             lower = broken.get((row.objective, row.image_id))
             if row.status == "broken" and lower is None:
                 broken[row.objective, row.image_id] = row
-            elif lower is not None and row.status not in ("broken", "misclassified") and lower.inside == row.inside:
+            elif (
+                lower is not None
+                and row.status not in ("broken", "misclassified")
+                and lower.inside == row.inside
+            ):
                 rows.append(replace(lower, epsilon=evaluation.epsilon))
     if rows:
         with AttackWriter(run, keep=False) as writer:

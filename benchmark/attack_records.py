@@ -1,11 +1,11 @@
-"""Records of attacks: one verdict an image, threat, radius, suite and objective, and the adversarials themselves.
+"""Records of attacks: one verdict an image, threat, radius, suite and objective, and the adversarials.
 
 `robustness/part-*.parquet` (see `ROWS_SCHEMA`) is small and may be published. `adversarials/part-*.parquet`
 (see `ADVERSARIALS_SCHEMA`) holds pixels of ImageNet images and never leaves the machine.
 
-Rows are only ever appended, and the last row of a key (image, threat, radius, suite, objective) is the one that
-counts. Every image that is to be attacked gets a row `pending` first, so records tell by themselves whether an
-evaluation is finished: the images that break come first, and a share of those alone would mean nothing.
+Rows are only ever appended, and the last row of a key (image, threat, radius, suite, objective) counts. Every
+image that is to be attacked gets a row `pending` first, so records tell by themselves whether an evaluation is
+finished: the images that break come first, and a share of those alone would mean nothing.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class AttackRecords:
 
     @classmethod
     def of(cls, table: pa.Table) -> AttackRecords:
-        """From tables in `ROWS_SCHEMA`, in the order in which they were written: the last row of a key counts.
+        """From tables in `ROWS_SCHEMA`, in the order in which they were written; the last row of a key counts.
 
         Raises:
             BeyondError: A column is missing or a status is unknown.
@@ -257,8 +257,7 @@ class AttackRecords:
             columns[name] = [float("nan") if value is None else value for value in columns[name]]
         inside = [self.inside_of(int(i)) for i in indices]
         return [
-            Row(**dict(zip(columns, values)), inside=kept)
-            for *values, kept in zip(*columns.values(), inside)
+            Row(**dict(zip(columns, values)), inside=kept) for *values, kept in zip(*columns.values(), inside)
         ]
 
 
@@ -301,12 +300,8 @@ def repair(run: Path) -> list[Path]:
     Returns:
         Where the damaged parts are now.
     """
-    damaged = []
-    for kind in (ROBUSTNESS, ADVERSARIALS):
-        for path in records.part_paths(run / kind):
-            if not records.part_is_sound(path):
-                damaged.append(records.quarantine(path))
-    return damaged
+    paths = [path for kind in (ROBUSTNESS, ADVERSARIALS) for path in records.part_paths(run / kind)]
+    return [records.quarantine(path) for path in paths if not records.part_is_sound(path)]
 
 
 def compact(run: Path) -> None:
@@ -418,7 +413,9 @@ def adversarial_names(run: Path) -> set[str]:
     """Names of all adversarials that a run keeps."""
     names: set[str] = set()
     for path in records.part_paths(run / ADVERSARIALS):
-        names.update(pq.read_table(path, columns=["adversarial"], partitioning=None)["adversarial"].to_pylist())
+        names.update(
+            pq.read_table(path, columns=["adversarial"], partitioning=None)["adversarial"].to_pylist()
+        )
     return names
 
 

@@ -154,7 +154,7 @@ ROBUSTNESS = TrackInfo(
         MetricInfo(
             "robust_accuracy_rectified",
             "Robust, people's labels",
-            "Share of images whose prediction no attack moved out of the classes people accept or are unsure of.",
+            "Share of images whose prediction no attack moved out of what people accept or are unsure of.",
         ),
         MetricInfo(
             "hidden_robustness",
@@ -166,13 +166,6 @@ ROBUSTNESS = TrackInfo(
             "Accepted adversarials",
             "Share of adversarial predictions that people accept, where they keep the original label.",
         ),
-        MetricInfo(
-            "agreement_none", "Agreement, no explanation", "Raters' agreement with adversarial predictions."
-        ),
-        MetricInfo(
-            "agreement_feature", "Agreement, heat map", "The same, shown a feature-based explanation."
-        ),
-        MetricInfo("agreement_example", "Agreement, examples", "The same, shown an example-based explanation."),
     ),
     tables={
         "by_epsilon": "For each threat, radius and suite: clean and robust accuracy under both objectives.",

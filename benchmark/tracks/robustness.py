@@ -46,8 +46,8 @@ class Verdicts:
         distance: float64 (N,), norm of that perturbation, NaN where there is none.
         judged: bool (N,), people judged the image and accept a class of it.
         kept: bool (N,), and they accept its original label, or are unsure of it.
-        rectified: object (N,), as `original` but under the rectified objective; empty where the records leave it
-            open, or nobody judged the image.
+        rectified: object (N,), as `original` but under the rectified objective; empty where the records leave
+            it open, or nobody judged the image.
         rectified_distance: float64 (N,), norm of the perturbation behind it, NaN where there is none.
         verdict: int8 (N,), `Verdict` of `adversarial`; UNJUDGED where the source is silent.
     """
@@ -92,6 +92,11 @@ class RobustnessResult:
     track: Track
 
 
+def primary_source(labels: Mapping[str, LabelSets]) -> str | None:
+    """Whose label sets the rectified objective leaves: `consolidated`, else `real`, else the first."""
+    return next((s for s in ("consolidated", "real") if s in labels), next(iter(labels), None))
+
+
 def score_robustness(
     records: AttackRecords, labels: Mapping[str, LabelSets], evaluations: Sequence[AttackInfo] = ()
 ) -> RobustnessResult:
@@ -103,15 +108,15 @@ def score_robustness(
         evaluations: What `run.json` says of each evaluation: notes and findings, for tables alone.
     """
     infos = {info.key: info for info in evaluations}
-    primary = next((s for s in ("consolidated", "real") if s in labels), next(iter(labels), None))
+    primary = primary_source(labels)
     found: list[Verdicts] = []
     notes: list[str] = []
     for evaluation in records.evaluations():
         pending, verdicts = _verdicts(records, evaluation, None if primary is None else labels[primary])
         if pending:
             notes.append(
-                f"{radius_text(evaluation.threat, evaluation.epsilon)}, {evaluation.suite}: {pending:,} verdicts are "
-                "missing, so it gives no number; the same beyond score command goes on with it."
+                f"{radius_text(evaluation.threat, evaluation.epsilon)}, {evaluation.suite}: {pending:,} verdicts "
+                "are missing, so it gives no number; the same beyond score command goes on with it."
             )
         elif verdicts is not None:
             found.append(verdicts)
@@ -163,13 +168,17 @@ def _verdicts(
         return pending, None
     ids = np.unique(table["image_id"].to_numpy(dtype=object))
     n = len(ids)
-    original, rectified = (_Side.of(records, rows, table, ids, name) for name in ("original", "rectified"))
+    original, rectified = (_Side.of(records, rows, ids, name) for name in ("original", "rectified"))
     images = np.where(original.rows >= 0, original.rows, rectified.rows)
     label = records.table["original_label"].to_numpy(dtype=np.int16)[images]
     clean = records.table["clean_class"].to_numpy(dtype=np.int16)[images]
 
     # What breaks the rectified objective breaks the original one too, unless it lands on the original label.
-    status, adversarial, distance = original.status.copy(), original.adversarial.copy(), original.distance.copy()
+    status, adversarial, distance = (
+        original.status.copy(),
+        original.adversarial.copy(),
+        original.distance.copy(),
+    )
     more = (status != "broken") & (status != "misclassified") & (rectified.status == "broken")
     more &= rectified.adversarial != label
     status[more] = "broken"
@@ -206,7 +215,8 @@ def _verdicts(
         ):
             outcome[mask & judged] = name
         far = np.fmin(
-            np.where(by_original, original.distance, np.nan), np.where(by_rectified, rectified.distance, np.nan)
+            np.where(by_original, original.distance, np.nan),
+            np.where(by_rectified, rectified.distance, np.nan),
         )
         far = np.where(outcome == "broken", far, np.nan)
     return 0, Verdicts(
@@ -225,7 +235,11 @@ class _Side:
 
     @classmethod
     def of(
-        cls, records: AttackRecords, rows: npt.NDArray[np.intp], table: object, ids: npt.NDArray[np.object_], name: str
+        cls,
+        records: AttackRecords,
+        rows: npt.NDArray[np.intp],
+        ids: npt.NDArray[np.object_],
+        name: str,
     ) -> _Side:
         t = records.table
         mine = rows[(t["objective"].to_numpy(dtype=object)[rows]) == name]
@@ -274,7 +288,7 @@ def _share(hits: int, n: int) -> Metric:
 
 
 def _bounded_share(hits: int, unknown: int, n: int) -> Metric:
-    """A share of which `unknown` cases may count or not: the lower one, with both and an interval for either."""
+    """A share of which `unknown` cases may count or not: the lower one, with both bounds and an interval."""
     if not unknown:
         share = _share(hits, n)
         return share.model_copy(update={"lower": share.value, "upper": share.value, "judged": n})
@@ -337,7 +351,9 @@ def _metrics(verdicts: Verdicts) -> dict[str, Metric]:
     if broken.any():
         judged = verdicts.verdict[broken]
         metrics["adversarial_acceptance"] = _bounded_share(
-            int((judged == Verdict.ACCEPTED).sum()), int((judged == Verdict.UNJUDGED).sum()), int(broken.sum())
+            int((judged == Verdict.ACCEPTED).sum()),
+            int((judged == Verdict.UNJUDGED).sum()),
+            int(broken.sum()),
         )
     return metrics
 
@@ -359,7 +375,9 @@ def _by_epsilon(verdicts: Verdicts, info: AttackInfo | None) -> dict[str, Cell]:
         for column in ("value", "ci_low", "ci_high", "lower", "upper"):
             if column in ("lower", "upper") and name == "original":
                 continue
-            row[name if column == "value" else f"{name}_{column}"] = getattr(metric, column) if metric else None
+            row[name if column == "value" else f"{name}_{column}"] = (
+                getattr(metric, column) if metric else None
+            )
     kept = verdicts.kept
     row["original_same_images"] = float(verdicts.robust_original[kept].mean()) if kept.any() else None
     row["clean_same_images"] = float((verdicts.clean == verdicts.labels)[kept].mean()) if kept.any() else None
@@ -376,12 +394,12 @@ def _label_groups(verdicts: Verdicts) -> Table:
     for name, images in (
         ("kept", verdicts.kept),
         ("not kept", verdicts.judged & ~verdicts.kept),
-        ("no label set", ~verdicts.judged),
+        ("not judged", ~verdicts.judged),
     ):
         n = int(images.sum())
         if not n:
             continue
-        sets = name != "no label set"
+        sets = name != "not judged"
         broken = images & (verdicts.original == "broken")
         table.append(
             {
@@ -390,7 +408,9 @@ def _label_groups(verdicts: Verdicts) -> Table:
                 "clean": float((verdicts.clean == verdicts.labels)[images].mean()),
                 "original": float(verdicts.robust_original[images].mean()),
                 "rectified": float(verdicts.robust_rectified[images].mean()) if sets else None,
-                "rectified_upper": float((verdicts.robust_rectified | verdicts.open)[images].mean()) if sets else None,
+                "rectified_upper": float((verdicts.robust_rectified | verdicts.open)[images].mean())
+                if sets
+                else None,
                 "adversarials": int(broken.sum()),
                 "accepted": int((verdicts.verdict[broken] == Verdict.ACCEPTED).sum()) if sets else None,
             }
@@ -475,7 +495,9 @@ def _distances(found: Sequence[Verdicts]) -> Table:
     for objective in ("original", "rectified"):
         smallest: dict[str, float] = {}
         for v in found:
-            distance = v.distance if objective == "original" else np.where(v.kept, v.rectified_distance, np.nan)
+            distance = (
+                v.distance if objective == "original" else np.where(v.kept, v.rectified_distance, np.nan)
+            )
             for i in np.flatnonzero(np.isfinite(distance)).tolist():
                 smallest[v.image_ids[i]] = min(smallest.get(v.image_ids[i], np.inf), float(distance[i]))
         if not smallest:
@@ -510,35 +532,38 @@ def _notes(
     n = len(verdicts.image_ids)
     what = f"suite {evaluation.suite}" + (f" ({info.note})" if info and info.note else "")
     notes = [
-        f"The figures are for {radius_text(evaluation.threat, evaluation.epsilon)} with {what}, on {n:,} attacked images."
+        f"The figures are for {radius_text(evaluation.threat, evaluation.epsilon)} with {what}, on {n:,} images."
     ]
     if (evaluation.threat, evaluation.epsilon) != HEADLINE:
         notes.append(
-            f"The headline radius, {radius_text(*HEADLINE)}, was not run: do not compare with runs that quote it."
+            f"The headline radius, {radius_text(*HEADLINE)}, was not run: do not compare with runs at it."
         )
     failed = int((verdicts.original == "failed").sum())
     if failed:
         notes.append(
-            f"{failed:,} images count as neither robust nor broken: the model returned no finite logits on them."
+            f"{failed:,} images are neither robust nor broken: the model returned no finite logits on them."
         )
     if primary is None or not verdicts.judged.any():
         notes.append("No label set covers the attacked images, so only the original objective has numbers.")
         return notes
     kept, judged = int(verdicts.kept.sum()), int(verdicts.judged.sum())
     words = f"The rectified objective is to leave the classes that {primary} accepts or is unsure of"
-    notes.append(f"{words}; it is compared with the original one on the {kept:,} images whose label that keeps.")
+    notes.append(
+        f"{words}; it is compared with the original one on the {kept:,} images whose label that keeps."
+    )
     if judged > kept:
         notes.append(
-            f"{judged - kept:,} images have an original label that {primary} does not keep; they are reported apart."
+            f"{judged - kept:,} images have a label that {primary} does not keep; they are reported apart."
         )
     if info is not None and info.label_sets and info.label_sets != {primary: labels[primary].revision}:
         attacked = ", ".join(f"{source} ({revision})" for source, revision in sorted(info.label_sets.items()))
         notes.append(
-            f"The attacks left the label sets of {attacked}; {int(verdicts.open.sum()):,} verdicts are open against "
-            f"{primary} and widen the bounds until the same model is attacked again."
+            f"The attacks left the label sets of {attacked}; {int(verdicts.open.sum()):,} verdicts are open "
+            f"against {primary} and widen the bounds until the same model is attacked again."
         )
     elif verdicts.open.any():
         notes.append(
-            f"{int(verdicts.open.sum()):,} images have no verdict under the rectified objective; they widen the bounds."
+            f"{int(verdicts.open.sum()):,} images have no verdict under the rectified objective and widen the "
+            "bounds."
         )
     return notes
