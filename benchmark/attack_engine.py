@@ -36,6 +36,7 @@ from benchmark.attack_records import (
     read_attacks,
 )
 from benchmark.attacks.goals import margin
+from benchmark.attacks.scheduler import Status
 from benchmark.classifier import Classifier
 from benchmark.images import ImageSet, StreamedImageSet
 from benchmark.preprocessing import Preprocessing, load_pixels
@@ -421,7 +422,7 @@ def _done(
 
 
 def _outcome(row: Row, objective: attacks.Objective) -> attacks.Outcome:
-    statuses: dict[str, attacks.Status] = {
+    statuses: dict[str, Status] = {
         "misclassified": "misclassified",
         "broken": "broken",
         "robust": "robust",

@@ -4,7 +4,7 @@
 (see `ADVERSARIALS_SCHEMA`) holds pixels of ImageNet images and never leaves the machine.
 
 Rows are only ever appended, and the last row of a key (image, threat, radius, suite, objective) counts. Every
-image that is to be attacked gets a row `pending` first, so records tell by themselves whether an evaluation is
+image to be attacked gets a row `pending` first, so records tell by themselves whether an evaluation is
 finished: the images that break come first, and a share of those alone would mean nothing.
 """
 
@@ -208,7 +208,7 @@ class AttackRecords:
 
     @classmethod
     def of(cls, table: pa.Table) -> AttackRecords:
-        """From tables in `ROWS_SCHEMA`, in the order in which they were written; the last row of a key counts.
+        """From tables in `ROWS_SCHEMA`, in the order they were written in; the last row of a key counts.
 
         Raises:
             BeyondError: A column is missing or a status is unknown.

@@ -115,8 +115,8 @@ def score_robustness(
         pending, verdicts = _verdicts(records, evaluation, None if primary is None else labels[primary])
         if pending:
             notes.append(
-                f"{radius_text(evaluation.threat, evaluation.epsilon)}, {evaluation.suite}: {pending:,} verdicts "
-                "are missing, so it gives no number; the same beyond score command goes on with it."
+                f"{radius_text(evaluation.threat, evaluation.epsilon)}, {evaluation.suite}: {pending:,} "
+                "verdicts are missing, so it gives no number; the same beyond score command goes on with it."
             )
         elif verdicts is not None:
             found.append(verdicts)
@@ -426,10 +426,10 @@ def _attacks(records: AttackRecords, verdicts: Verdicts, info: AttackInfo | None
     for objective in ("original", "rectified"):
         mine = table[table["objective"] == objective]
         left = int((~mine["status"].isin(["misclassified", "failed"])).sum())
-        broke = mine[mine["status"] == "broken"]["attack"].value_counts().to_dict()
-        names = [*order, *sorted(set(broke) - set(order))] if len(mine) else []
+        by = mine["attack"][mine["status"] == "broken"].tolist()
+        names = [*order, *sorted(set(by) - set(order))] if len(mine) else []
         for attack in names:
-            count = int(broke.get(attack, 0))
+            count = by.count(attack)
             rows.append(
                 {
                     **verdicts.evaluation._asdict(),
@@ -529,11 +529,9 @@ def _notes(
     verdicts: Verdicts, primary: str | None, labels: Mapping[str, LabelSets], info: AttackInfo | None
 ) -> list[str]:
     evaluation = verdicts.evaluation
-    n = len(verdicts.image_ids)
+    n, radius = len(verdicts.image_ids), radius_text(evaluation.threat, evaluation.epsilon)
     what = f"suite {evaluation.suite}" + (f" ({info.note})" if info and info.note else "")
-    notes = [
-        f"The figures are for {radius_text(evaluation.threat, evaluation.epsilon)} with {what}, on {n:,} images."
-    ]
+    notes = [f"The figures are for {radius} with {what}, on {n:,} images."]
     if (evaluation.threat, evaluation.epsilon) != HEADLINE:
         notes.append(
             f"The headline radius, {radius_text(*HEADLINE)}, was not run: do not compare with runs at it."
@@ -563,7 +561,7 @@ def _notes(
         )
     elif verdicts.open.any():
         notes.append(
-            f"{int(verdicts.open.sum()):,} images have no verdict under the rectified objective and widen the "
-            "bounds."
+            f"{int(verdicts.open.sum()):,} images have no verdict under the rectified objective and widen "
+            "the bounds."
         )
     return notes
