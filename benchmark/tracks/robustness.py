@@ -125,7 +125,7 @@ def score_robustness(
 
     quoted = min(found, key=lambda v: _rank(v.evaluation))
     tables: dict[str, Table] = {
-        "by_epsilon": [_by_epsilon(v, infos.get(v.evaluation)) for v in found],
+        "by_epsilon": [_by_epsilon(v, infos.get(v.evaluation), quoted=v is quoted) for v in found],
         "label_groups": _label_groups(quoted),
         "attacks": [row for v in found for row in _attacks(records, v, infos.get(v.evaluation))],
         "adversarial_verdicts": [
@@ -361,11 +361,12 @@ def _metrics(verdicts: Verdicts) -> dict[str, Metric]:
 # -------------------------------------------------------------------------------------- verdicts to tables
 
 
-def _by_epsilon(verdicts: Verdicts, info: AttackInfo | None) -> dict[str, Cell]:
+def _by_epsilon(verdicts: Verdicts, info: AttackInfo | None, *, quoted: bool) -> dict[str, Cell]:
     metrics = _metrics(verdicts)
     row: dict[str, Cell] = {
         **verdicts.evaluation._asdict(),
         "note": info.note if info else "",
+        "quoted": quoted,
         "n": len(verdicts.image_ids),
         "clean": metrics["clean_accuracy"].value,
     }
