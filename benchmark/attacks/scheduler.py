@@ -77,6 +77,7 @@ class Outcome:
         prediction: Predicted class of the adversarial, or of the clean image.
         distance: Norm of the perturbation: 0 if misclassified, infinite if none was found.
         label_inside: Whether the objective's set has the original label in it.
+        gradient: Whether gradients helped to break it.
         implied: Whether the verdict follows from that under the other objective, without a run of its own.
     """
 
@@ -90,6 +91,7 @@ class Outcome:
     prediction: int = -1
     distance: float = float("inf")
     label_inside: bool = True
+    gradient: bool = False
     implied: bool = False
 
 
@@ -448,8 +450,9 @@ class _Evaluation:
 
     def _late_findings(self, early: list[Finding]) -> list[Finding]:
         findings = []
-        white = any(a.white_box for a in self.suite.attacks)
-        black = {o.id for o in self.verdicts.values() if o.status == "broken" and o.by.startswith("square")}
+        # Only what gradient attacks had had their turn on says anything.
+        white = self.suite.attacks[0].white_box
+        black = {o.id for o in self.verdicts.values() if o.status == "broken" and not o.gradient}
         if white and black:
             findings.append(black_box_stronger(len(black)))
         if self.nan:
@@ -470,6 +473,7 @@ class _Evaluation:
         steps: int = -1,
         prediction: int = -1,
         distance: float = float("inf"),
+        gradient: bool = False,
         implied: bool = False,
     ) -> None:
         outcome = Outcome(
@@ -483,6 +487,7 @@ class _Evaluation:
             prediction=prediction,
             distance=distance,
             label_inside=self.label_inside[i, objective],
+            gradient=gradient,
             implied=implied,
         )
         self.verdicts[i, objective] = outcome
@@ -652,6 +657,7 @@ class _Evaluation:
                     steps=steps[k],
                     prediction=predictions[k],
                     distance=distances[k],
+                    gradient=attack.used_gradient(steps[k]),
                 )
         return broken
 
