@@ -11,6 +11,7 @@ from benchmark.attacks.fab import FAB
 from benchmark.attacks.geometry import Norm
 from benchmark.attacks.goals import Objective
 from benchmark.attacks.gradient import FGSM, PGD
+from benchmark.attacks.hybrid import Hybrid
 from benchmark.attacks.masking import Finding
 from benchmark.attacks.scheduler import Done, Example, Outcome, Progress, Report, evaluate, evaluate_curve
 from benchmark.attacks.square import Square
@@ -28,6 +29,7 @@ __all__ = [
     "Example",
     "Execution",
     "Finding",
+    "Hybrid",
     "Net",
     "NoGradientError",
     "Norm",

@@ -181,10 +181,12 @@ class APGD(Attack[APGDState]):
                 before[back] = state.best[back]
                 gradient[back] = state.best_gradient[back]
 
-        ascent = origin + per_row(state.eta, x) * steepest(gradient, self.norm)
+        ascent = steepest(gradient, self.norm).mul_(per_row(state.eta, x)).add_(origin)
         ascent = project(ascent, state.x0, self.radius, self.norm)
+        # x + alpha (z - x) + (1 - alpha) (x - before), in place; the first step has no momentum.
         alpha = per_row(torch.where(first, 1.0, self.momentum).to(x.dtype), x)
-        moved = origin + alpha * (ascent - origin) + (1 - alpha) * (origin - before)
+        moved = ascent.sub_(origin).mul_(alpha).add_(origin)
+        moved.add_((origin - before).mul_(1 - alpha))
         state.upcoming = project(moved, state.x0, self.radius, self.norm)
         state.point = x
         state.step += 1

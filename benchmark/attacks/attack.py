@@ -80,20 +80,31 @@ S = TypeVar("S", bound=State)
 
 
 def take(state: S, rows: torch.Tensor) -> S:
-    """The given rows (int64 or bool) of a state."""
-    return replace(state, **{f.name: getattr(state, f.name)[rows] for f in fields(state)})
+    """The given rows (int64 or bool) of a state, and of the states inside it, as copies."""
+    changes = {}
+    for f in fields(state):
+        value = getattr(state, f.name)
+        changes[f.name] = take(value, rows) if isinstance(value, State) else value[rows]
+    return replace(state, **changes)
 
 
 def put(state: S, rows: torch.Tensor, other: S) -> None:
     """Overwrite the given rows (int64) of a state, in place, with the rows of another."""
     for f in fields(state):
-        getattr(state, f.name)[rows] = getattr(other, f.name)
+        value, new = getattr(state, f.name), getattr(other, f.name)
+        if isinstance(value, State):
+            put(value, rows, new)
+        else:
+            value[rows] = new
 
 
 def join(parts: Sequence[S]) -> S:
     """One state of the rows of several."""
-    first = parts[0]
-    return replace(first, **{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(first)})
+    changes = {}
+    for f in fields(parts[0]):
+        values = [getattr(p, f.name) for p in parts]
+        changes[f.name] = join(values) if isinstance(values[0], State) else torch.cat(values)
+    return replace(parts[0], **changes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +143,10 @@ class Attack(ABC, Generic[S]):
         if self.eps is None:
             raise BeyondError(f"{self.name} was made without a radius: pass eps=")
         return self.eps
+
+    def used_gradient(self, steps: int) -> bool:
+        """Whether a success after so many steps came with the help of gradients."""
+        return self.white_box and steps > 0
 
     @property
     def units(self) -> int:

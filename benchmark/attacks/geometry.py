@@ -10,6 +10,7 @@ from benchmark.attacks.seeds import normal, uniform
 
 Norm = Literal["linf", "l2"]
 
+_CACHED = 1 << 18  # values, about a megabyte
 _TINY = 1e-30  # keeps a division by a zero gradient finite; the step is then zero
 
 
@@ -39,7 +40,8 @@ def project(x: torch.Tensor, x0: torch.Tensor, radius: float | torch.Tensor, nor
     """
     r = per_row(radius, x) if isinstance(radius, torch.Tensor) else radius
     if norm == "linf":
-        return torch.minimum(torch.maximum(x, x0 - r), x0 + r).clamp_(0, 1)
+        low, high = x0 - r, x0 + r
+        return torch.clamp(x, low, high, out=low).clamp_(0, 1)
     delta = x - x0
     length = per_row(norm_of(delta, "l2"), x)
     return (x0 + delta * (r / length.clamp_min(_TINY)).clamp(max=1)).clamp_(0, 1)
@@ -89,28 +91,48 @@ def to_hyperplane(x: torch.Tensor, w: torch.Tensor, offset: torch.Tensor, norm: 
     Returns:
         Steps d (B, C, H, W). Where the box does not meet the hyperplane, the step to the box's nearest corner.
     """
-    shape = x.shape
-    x, w = x.flatten(1), w.flatten(1)
-    direction = -offset.sign()[:, None] * w.sign()
+    flat, normals = x.flatten(1), w.flatten(1)
+    steps = torch.empty_like(flat)
+    # On a CPU a few rows at a time stay in the cache, which is several times faster; rows are independent.
+    size = len(flat) if flat.is_cuda else max(1, _CACHED // flat.shape[1])
+    for start in range(0, len(flat), size):
+        part = slice(start, start + size)
+        steps[part] = _to_hyperplane(flat[part], normals[part], offset[part], norm)
+    return steps.view(x.shape)
+
+
+def _to_hyperplane(x: torch.Tensor, w: torch.Tensor, offset: torch.Tensor, norm: Norm) -> torch.Tensor:
+    """`to_hyperplane` on flat rows, (B, D)."""
+    direction = w.sign().mul_(-offset.sign()[:, None])
     weight = w.abs()
     cap = torch.where(direction > 0, 1 - x, x)
-    move = torch.ones_like(weight) if norm == "linf" else weight
-    slope = weight * move
+    move = None if norm == "linf" else weight  # None for 1 everywhere
+    slope = weight if move is None else weight * move
     need = offset.abs()
     t = need / slope.sum(1).clamp_min(_TINY)
+
+    def taken() -> torch.Tensor:
+        return torch.minimum(cap, t[:, None] if move is None else t[:, None] * move)
+
     # Rows that have arrived are frozen, so a row's answer does not depend on its neighbours in the batch.
     active = t > 0
+    size = taken()
     for _ in range(60):
-        wanted = t[:, None] * move
-        free = wanted < cap
-        gained = (weight * torch.minimum(wanted, cap)).sum(1)
-        rate = (slope * free).sum(1)
+        free = (size < cap).to(x.dtype)
+        gained, rate = _dot(weight, size), _dot(slope, free)
         step = (need - gained) / rate.clamp_min(_TINY)
         active = active & (rate > 0) & (step > t * 1e-6)
         if not bool(active.any()):
             break
         t = torch.where(active, t + step, t)
-    # Where no coordinate is free any more and the gain is short, the whole box is not enough: use all of it.
-    short = (weight * torch.minimum(t[:, None] * move, cap)).sum(1) < need * (1 - 1e-3)
-    size = torch.where(short[:, None], cap, torch.minimum(t[:, None] * move, cap))
-    return (direction * size).view(shape)
+        size = taken()
+    # Where the gain stays short the whole box is not enough: use all of it.
+    short = _dot(weight, size) < need * (1 - 1e-3)
+    if bool(short.any()):
+        size = torch.where(short[:, None], cap, size)
+    return direction.mul_(size)
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Dot products of rows, (B,)."""
+    return torch.bmm(a[:, None, :], b[:, :, None])[:, 0, 0]

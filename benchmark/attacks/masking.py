@@ -50,7 +50,9 @@ def inspect(net: Net, x: torch.Tensor, inside: torch.Tensor) -> list[Finding]:
     """
     findings = []
     count = len(x)
-    if isinstance(net.reference, nn.Module) and net.reference.training:
+    if isinstance(net.reference, nn.Module) and any(
+        part.training for part in net.reference.modules() if not any(part.children())
+    ):
         findings.append(
             Finding("training", "the model is in training mode: call eval() first, or results change by batch", count)
         )

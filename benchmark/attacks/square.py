@@ -9,7 +9,7 @@ import torch
 
 from benchmark.attacks.attack import Attack, Runs, State, common
 from benchmark.attacks.execution import Net
-from benchmark.attacks.geometry import norm_of, per_row, project
+from benchmark.attacks.geometry import norm_of, per_row
 from benchmark.attacks.goals import margin
 from benchmark.attacks.seeds import uniform
 
@@ -33,8 +33,8 @@ class SquareState(State):
 def bumps(side: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """The L2 update of one square: two bumps of opposite sign, one in each half, with norm 1.
 
-    Andriushchenko et al. 2020, eq. 2 and figure 3: each half holds nested rectangles whose heights grow towards
-    the middle as the sum of 1 / (n + 1 - k)^2.
+    Andriushchenko et al. 2020, eq. 2 and figure 3: at Chebyshev distance d from the middle of its half, a bump
+    is as high as the sum of 1 / (k + 1)^2 over k >= d.
 
     Args:
         side: Side s of the square.
@@ -45,15 +45,12 @@ def bumps(side: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """
 
     def bump(height: int, width: int) -> torch.Tensor:
-        n = max(height // 2, 1)
-        rows = torch.arange(height, device=device, dtype=torch.float64)
-        columns = torch.arange(width, device=device, dtype=torch.float64)
-        # Distance to the rectangle's edge, scaled so that both sides reach the middle together.
-        depth_rows = torch.minimum(rows, height - 1 - rows) * (n / max(height / 2, 1))
-        depth_columns = torch.minimum(columns, width - 1 - columns) * (n / max(width / 2, 1))
-        depth = torch.minimum(depth_rows[:, None], depth_columns[None, :]).floor().long().clamp(0, n - 1)
-        heights = torch.cumsum(1.0 / (n + 1 - torch.arange(n, dtype=torch.float64, device=device)) ** 2, 0)
-        return heights[depth]
+        n = max(height // 2, width // 2) + 1
+        rows = (torch.arange(height, device=device) - height // 2).abs()
+        columns = (torch.arange(width, device=device) - width // 2).abs()
+        terms = 1.0 / torch.arange(1, n + 1, dtype=torch.float64, device=device) ** 2
+        heights = terms.flip(0).cumsum(0).flip(0)
+        return heights[torch.maximum(rows[:, None], columns[None, :])]
 
     upper = side // 2
     parts = [bump(upper, side), -bump(side - upper, side)] if upper else [bump(side, side)]
@@ -149,8 +146,7 @@ class Square(Attack[SquareState]):
             side, 2
         ).repeat_interleave(side, 3)
         grid[:, :, tops : tops + down * side, lefts : lefts + across * side] = tiled
-        grid = grid * per_row(self.radius / norm_of(grid, "l2"), x0)
-        return project(x0 + grid, x0, self.radius, "l2")
+        return (x0 + grid * per_row(self.radius / norm_of(grid, "l2"), x0)).clamp_(0, 1)
 
     def _window(
         self, u: torch.Tensor, side: torch.Tensor, h: int, w: int
@@ -211,4 +207,5 @@ class Square(Attack[SquareState]):
         unused = (self.radius**2 - norm_of(delta, "l2") ** 2).clamp_min(0)
         budget = ((delta * (to | other)).flatten(2).norm(dim=2) ** 2 + unused[:, None] / c).sqrt()
         moved = torch.where(to, fresh * budget[:, :, None, None], torch.where(other, 0.0, delta))
-        return project(x0 + moved, x0, self.radius, "l2")
+        # Back to the full radius: the box had cut some of it off.
+        return (x0 + moved * per_row(self.radius / norm_of(moved, "l2").clamp_min(1e-12), x0)).clamp_(0, 1)
