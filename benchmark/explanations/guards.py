@@ -1,7 +1,7 @@
 """Does a heat map say anything at all? Two checks that a broken explanation fails.
 
-They are guards, never results: passing them shows that a map depends on the image and on the weights, not that it
-tells people the truth or helps them. No figure from here belongs in a scorecard.
+They are guards, never results: passing them shows that a map depends on the image and on the weights, not
+that it tells people the truth or helps them. No figure from here belongs in a scorecard.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmark.statistics import seeded
 Floats = npt.NDArray[np.float64]
 
 
-# ------------------------------------------------------------------------------------------- deletion, insertion
+# ---------------------------------------------------------------------------------------- deletion, insertion
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def deletion_insertion(
 ) -> PerturbationCheck:
     """Deletion and insertion (Petsiuk et al. 2018) of the class each map explains.
 
-    Deleted pixels take the mean colour of the preprocessing; insertion starts from a blurred copy. The baseline is
-    random maps on the same grid, scaled up in the same way, so that they differ from the map in where, not in how
-    coarse. Random numbers and ties are settled by the image id.
+    Deleted pixels take the mean colour of the preprocessing; insertion starts from a blurred copy. The
+    baseline is random maps on the same grid, scaled up in the same way, so that they differ from the map in
+    where, not in how coarse. Random numbers and ties are settled by the image id.
 
     Args:
         classifier: In eval mode, on the device of `x`.
@@ -117,7 +117,7 @@ def deletion_insertion(
                 curves[0, i, j] = _curve(classifier, image, grey, place, counts, label, batch_size)
                 curves[1, i, j] = _curve(classifier, blurred, image, place, counts, label, batch_size)
     fractions = counts / counts[-1]
-    areas = np.trapezoid(curves, fractions, axis=-1)
+    areas = ((curves[..., 1:] + curves[..., :-1]) / 2 * np.diff(fractions)).sum(axis=-1)
     return PerturbationCheck(
         tuple(image_ids),
         fractions,
@@ -146,7 +146,8 @@ def _curve(
 ) -> Floats:
     """Probability of a class as the first `counts` pixels of an order pass from one image to another."""
     found = []
-    for some in torch.from_numpy(counts).to(place.device).split(batch_size):
+    for first in range(0, len(counts), batch_size):
+        some = torch.from_numpy(counts[first : first + batch_size]).to(place.device)
         changed = (place < some[:, None, None])[:, None]
         found.append(classifier(torch.where(changed, end, start)).double().softmax(dim=1)[:, label])
     return np.asarray(torch.cat(found).cpu().numpy(), dtype=np.float64)
@@ -165,7 +166,7 @@ def _blur(image: torch.Tensor) -> torch.Tensor:
     return both[0]
 
 
-# ------------------------------------------------------------------------------------------------- randomisation
+# ---------------------------------------------------------------------------------------------- randomisation
 
 
 @dataclass(frozen=True)
@@ -174,8 +175,8 @@ class RandomisationCheck:
 
     Attributes:
         layers: Name of the lowest layer scrambled at each of S stages; the last stage scrambles all.
-        similarity: float64 (S, N), Spearman's rank correlation of each map with the original one; 0 for a map that
-            has become constant.
+        similarity: float64 (S, N), Spearman's rank correlation of each map with the original one; 0 for a
+            map that has become constant.
         threshold: Greatest mean similarity at the last stage that passes.
     """
 
@@ -199,10 +200,11 @@ def parameter_randomisation(
     seed: int = 0,
     threshold: float = 0.5,
 ) -> RandomisationCheck:
-    """The cascading randomisation of Adebayo et al. 2018: an explanation that ignores the weights stays the same.
+    """The cascading randomisation of Adebayo et al. 2018.
 
-    The entries of each weight are shuffled, which keeps their distribution and so the scale of activations. This
-    happens in a copy; the classifier stays as it is.
+    An explanation that ignores the weights, as an edge detector does, stays the same throughout. The entries
+    of each weight are shuffled, which keeps their distribution and so the scale of activations. This happens
+    in a copy; the classifier stays as it is.
 
     Args:
         classifier: In eval mode, on the device of `x`.

@@ -1,7 +1,7 @@
 """Where in the image a class gets its support: Grad-CAM and integrated gradients.
 
-Both give one number per position that is at least 0 and speaks for the class; they differ in resolution (the grid
-of a late layer against single pixels) and in cost (one pass against dozens).
+Both give one number per position that is at least 0 and speaks for the class; they differ in resolution (the
+grid of a late layer against single pixels) and in cost (one pass against dozens).
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ def grad_cam(
 ) -> Heatmaps:
     """Grad-CAM (Selvaraju et al. 2017, equations 1 and 2): channels weighted by their mean gradient.
 
-    One forward pass and one backward pass from the logits to the layer, for the whole batch, whatever the class of
-    each image. An image's map does not depend on the other images. Nothing of the model changes, no hook stays,
-    and no gradient is accumulated.
+    One forward pass and one backward pass from the logits to the layer, for the whole batch, whatever the
+    class of each image. An image's map does not depend on the other images. Nothing of the model changes, no
+    hook stays, and no gradient is accumulated.
 
     Args:
         classifier: In eval mode, on the device of `x`.
@@ -83,8 +83,8 @@ def grad_cam(
         Maps on the grid of the layer.
 
     Raises:
-        BeyondError: The classifier has no layer to read, a class is out of range, or logits or gradients are not
-            finite.
+        BeyondError: The classifier has no layer to read, a class is out of range, or logits or gradients are
+            not finite.
     """
     _check_eval(classifier)
     layer = layer or find_spatial_layer(classifier)
@@ -108,7 +108,8 @@ def integrated_gradients(
     baseline: Baseline = "mean",
     batch_size: int = 32,
 ) -> Heatmaps:
-    """Integrated gradients (Sundararajan et al. 2017) of the class's logit, by captum; needs the extra `explain`.
+    """Integrated gradients (Sundararajan et al. 2017) of the class's logit, by captum; needs the extra
+    `explain`.
 
     Images are done one at a time in batches along the path, so memory does not depend on N or `steps`, and an
     image's map not on the other images.
@@ -118,7 +119,8 @@ def integrated_gradients(
         x: float (N, 3, H, W) in [0, 1].
         classes: int (N,), the class to explain for each image; None explains the predicted ones.
         steps: Points on the path (Gauss–Legendre).
-        baseline: Where the path starts: the `mean` colour of the preprocessing (0 after normalisation), or `black`.
+        baseline: Where the path starts: the `mean` colour of the preprocessing (0 after normalisation), or
+            `black`.
         batch_size: Points in a pass.
 
     Returns:
@@ -137,16 +139,18 @@ def integrated_gradients(
     attr: Any = importlib.import_module("captum.attr")
     engine = attr.IntegratedGradients(classifier.module)
     mean = classifier.preprocessing.mean if baseline == "mean" else (0.0, 0.0, 0.0)
-    start = torch.tensor(mean, device=x.device, dtype=x.dtype).view(1, 3, 1, 1).expand(1, -1, *x.shape[2:])
+    colour = torch.tensor(mean, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
+    origin = colour.expand(1, -1, *x.shape[2:]).contiguous()
     with torch.no_grad():
-        logits = torch.cat([classifier(piece) for piece in x.split(batch_size)])
+        pieces = [classifier(x[start : start + batch_size]) for start in range(0, len(x), batch_size)]
+        logits = torch.cat(pieces)
         chosen = _choose(logits, classes, classifier)
-        from_logits = classifier(start)[0]
+        from_logits = classifier(origin)[0]
     maps, gaps = [], []
     for image, logit_row, label in zip(x, logits, chosen.tolist()):
         found = engine.attribute(
             image[None].detach().clone(),
-            baselines=start.contiguous(),
+            baselines=origin,
             target=label,
             n_steps=steps,
             internal_batch_size=batch_size,
@@ -192,5 +196,5 @@ def _check_finite(maps: torch.Tensor, classifier: Classifier) -> None:
     if not bool(finite.all()):
         row = int((~finite).nonzero()[0])
         raise BeyondError(
-            f"{classifier.name} has NaN or infinite gradients on image {row} of the batch; it cannot be explained"
+            f"{classifier.name} has NaN or infinite gradients on image {row} of the batch; leave it out"
         )

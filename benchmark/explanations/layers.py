@@ -1,8 +1,8 @@
 """Which layer a heat map is read from, and how that layer lays out space: one adapter per family.
 
 A classifier may name its layer; if it does not, the network's family tells. Either way one forward and one
-backward pass on noise must bear it out, so a network that fits no family is refused instead of being explained
-by a map that means nothing.
+backward pass on noise must bear it out, so a network that fits no family is refused instead of being
+explained by a map that means nothing.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class SpatialLayer:
             return output.permute(0, 3, 1, 2)
         rows, columns = token_grid(output.shape[1] - self.prefix_tokens, size, self.name)
         patches = output[:, self.prefix_tokens :]
-        return patches.transpose(1, 2).unflatten(2, (rows, columns))
+        return patches.transpose(1, 2).reshape(len(output), -1, rows, columns)
 
 
 def token_grid(patches: int, size: tuple[int, int], name: str = "tokens") -> tuple[int, int]:
@@ -98,7 +98,7 @@ def token_grid(patches: int, size: tuple[int, int], name: str = "tokens") -> tup
     rows = math.isqrt(patches * height // width) if patches > 0 else 0
     if rows == 0 or patches % rows or rows * width != patches // rows * height:
         raise BeyondError(
-            f"layer {name} has {max(patches, 0)} patch tokens, which are no grid over a {height}×{width} image"
+            f"layer {name} has {max(patches, 0)} patch tokens, no grid over a {height}×{width} image"
         )
     return rows, patches // rows
 
@@ -108,8 +108,8 @@ def tail(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of a batch and the output of one layer on the way, with a graph from that layer on only.
 
-    Whatever comes before the layer runs without gradients, which is most of the work: a backward pass that ends
-    at the layer never needs it. The one hook is removed again; parameters and buffers are left alone.
+    Whatever comes before the layer runs without gradients, which is most of the work: a backward pass that
+    ends at the layer never needs it. The one hook is removed again; parameters and buffers are left alone.
 
     Args:
         module: Takes (N, 3, H, W), returns logits.
@@ -158,9 +158,9 @@ def tail(
 def find_spatial_layer(classifier: Classifier) -> SpatialLayer:
     """The layer that heat maps of a classifier are read from.
 
-    It is the one the classifier names, or else the last spatial layer of its family: timm's, torchvision's and
-    transformers' networks (convolutional ones, ViT with class and register tokens, Swin's channels-last grids,
-    ConvNeXt), and plain networks of convolutions followed by linear layers.
+    It is the one the classifier names, or else the last spatial layer of its family: timm's, torchvision's
+    and transformers' networks (convolutional ones, ViT with class and register tokens, Swin's channels-last
+    grids, ConvNeXt), and plain networks of convolutions followed by linear layers.
 
     Raises:
         BeyondError: In one line, why there is none: an unknown family, a layer that is no grid, or one whose
@@ -189,17 +189,17 @@ def _check(classifier: Classifier, layer: SpatialLayer) -> None:
     logits, leaf = tail(classifier.module, layer.name, _noise(classifier))
     rows, columns = layer.as_grid(leaf, size).shape[2:]
     # A grid has the image's aspect, give or take the rounding of strides.
-    fits = 1 < rows * columns and rows <= size[0] and abs(rows * size[1] - columns * size[0]) <= max(size)
+    fits = rows * columns > 1 and rows <= size[0] and abs(rows * size[1] - columns * size[0]) <= max(size)
     if not fits:
         raise BeyondError(
-            f"layer {layer.name}, read as {layer.layout}, is a grid of {rows}×{columns}, which is no map of a "
+            f"layer {layer.name}, read as {layer.layout}, is a grid of {rows}×{columns}, no map of a "
             f"{size[0]}×{size[1]} image"
         )
     gradient = gradient_of(logits.max(dim=1).values, leaf, layer.name)
     if not layer.as_grid(gradient, size).any():
         raise BeyondError(
-            f"no logit depends on the positions of layer {layer.name}, as past the last attention of a network "
-            "with a class token"
+            f"no logit depends on the positions of layer {layer.name}, as after the last attention to a class "
+            "token"
         )
 
 
@@ -220,7 +220,7 @@ def gradient_of(values: torch.Tensor, leaf: torch.Tensor, name: str) -> torch.Te
     return gradient
 
 
-# ---------------------------------------------------------------------------------------------------- families
+# --------------------------------------------------------------------------------------------------- families
 
 
 def _resolve(classifier: Classifier) -> SpatialLayer:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -86,11 +87,11 @@ class Neighbours:
     image_ids: npt.NDArray[np.object_]
 
 
-# --------------------------------------------------------------------------------------------------- extraction
+# ------------------------------------------------------------------------------------------------- extraction
 
 
 def feature_layer(classifier: Classifier) -> str:
-    """The layer whose input is the penultimate features: the one named, or the last linear one with 1000 outputs.
+    """The layer whose input is the penultimate features: named, or the last linear one with 1000 outputs.
 
     Raises:
         BeyondError: There is none.
@@ -134,12 +135,11 @@ def penultimate(classifier: Classifier, x: torch.Tensor, *, layer: str | None = 
     finally:
         handle.remove()
     features = seen[0] if len(seen) == 1 else None
-    if not isinstance(features, torch.Tensor) or features.shape[0] != len(x) or features.flatten(1).ndim != 2:
-        raise BeyondError(f"{classifier.name}: the input of layer {name} is not one vector for each image")
-    if features.ndim > 2 and any(side > 1 for side in features.shape[2:]):
+    shape = features.shape if isinstance(features, torch.Tensor) else ()
+    if not isinstance(features, torch.Tensor) or len(shape) < 2 or math.prod(shape) != len(x) * shape[1]:
         raise BeyondError(
-            f"{classifier.name}: the input of layer {name} has shape {tuple(features.shape)}, which is not one "
-            "vector for each image; correct its feature_layer"
+            f"{classifier.name}: the input of layer {name} has shape {tuple(shape)} for {len(x)} images, not one "
+            "vector for each; correct its feature_layer"
         )
     if not bool(torch.isfinite(features).all()):
         raise BeyondError(f"{classifier.name} gives NaN or infinite features; they cannot be compared")
@@ -156,8 +156,8 @@ def write_features(
 ) -> Features:
     """Extract the features of images into `RUN/features`, replacing what is there. The run must be locked.
 
-    Rows are written as they come, so memory does not grow with their number. The folder appears whole or not at
-    all.
+    Rows are written as they come, so memory does not grow with their number. The folder appears whole or not
+    at all.
 
     Args:
         run: The run's folder.
@@ -260,7 +260,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# ------------------------------------------------------------------------------------------------------- search
+# ----------------------------------------------------------------------------------------------------- search
 
 
 def nearest(
@@ -282,20 +282,21 @@ def nearest(
         queries: (Q, D), finite.
         classes: int (Q,), the class whose references are searched: the predicted one.
         references: Features of all candidate images.
-        members: For each class that occurs, bool (N,): which rows of `references` show it. By original label or
-            by accepted set, as the caller decides.
+        members: For each class that occurs, bool (N,): which rows of `references` show it. By original label
+            or by accepted set, as the caller decides.
         k: Neighbours of a query.
         query_ids: Ids of the queries; a query is never its own neighbour.
         chunk: Reference rows in memory at a time.
 
     Raises:
-        BeyondError: A class has no mask or no reference image, dimensions differ, or a number is out of range.
+        BeyondError: A class has no mask or no reference image, dimensions differ, or a number is out of
+            range.
     """
     if k < 1 or chunk < 1:
         raise BeyondError(f"cannot search {k} neighbours in chunks of {chunk}; use at least 1")
     if queries.ndim != 2 or queries.shape[1] != references.matrix.shape[1]:
         raise BeyondError(
-            f"queries of shape {queries.shape} do not fit features of {references.matrix.shape[1]} dimensions; "
+            f"queries of shape {queries.shape} do not fit features of {references.matrix.shape[1]} numbers; "
             "take both from the same model"
         )
     if len(classes) != len(queries) or (query_ids is not None and len(query_ids) != len(queries)):
@@ -335,4 +336,5 @@ def _unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     if not np.isfinite(vectors).all():
         raise BeyondError("features hold NaN or infinite values; make them again")
     length = np.sqrt((vectors * vectors).sum(axis=1, keepdims=True))
-    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+    units: npt.NDArray[np.float64] = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+    return units

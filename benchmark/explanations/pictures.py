@@ -1,7 +1,7 @@
 """Heat maps and neighbours as pixels. Needs NumPy and Pillow, never torch.
 
-Pictures carry no text, no border colour and no metadata, so that nothing in them tells a rater which arm, model
-or class they come from.
+Pictures carry no text, no border colour and no metadata, so that nothing in them tells a rater which arm,
+model or class they come from.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 
-# Ends of the colour scale in CIELAB: lightness rises evenly, blue-yellow is the only hue axis. Red-green, which one
-# man in twelve sees poorly, carries nothing.
+# Ends of the colour scale in CIELAB: lightness rises evenly, blue-yellow is the only hue axis. Red-green,
+# which one man in twelve sees poorly, carries nothing.
 _LIGHTNESS = (15.0, 92.0)
 _BLUE_YELLOW = (-38.0, 72.0)
 _TO_LINEAR_RGB = np.array(
@@ -37,8 +37,8 @@ _BACKGROUND = 255
 def colours() -> Pixels:
     """The colour scale, uint8 (256, 3): dark blue over grey to bright yellow, evenly rising in lightness.
 
-    Made in CIELAB (D65) with a* = 0, clipped to sRGB. It reads the same in greyscale and for people who do not
-    tell red from green.
+    Made in CIELAB (D65) with a* = 0, clipped to sRGB. It reads the same in greyscale and for people who do
+    not tell red from green.
     """
     t = np.linspace(0.0, 1.0, 256)
     lightness = _LIGHTNESS[0] + t * (_LIGHTNESS[1] - _LIGHTNESS[0])
@@ -64,8 +64,10 @@ def overlay(
     Args:
         pixels: uint8 (H, W, 3), RGB.
         heat: float (H, W), finite, at least 0; scaled so that the percentile below is 1.
-        opacity: Share of the map's colour where the heat is greatest, in (0, 1]; half of it where there is none.
-        percentile: In (0, 100]. Less than 100 keeps a few hot pixels (of integrated gradients) from hiding the rest.
+        opacity: Share of the map's colour where the heat is greatest, in (0, 1]; half of it where there is
+            none.
+        percentile: In (0, 100]. Less than 100 keeps a few hot pixels (of integrated gradients) from hiding
+            the rest.
 
     Returns:
         uint8 (H, W, 3), RGB.
@@ -85,7 +87,8 @@ def overlay(
     grey = pixels @ np.array([0.299, 0.587, 0.114])
     colour = colours()[np.rint(strength * 255).astype(np.intp)]
     share = opacity * (1 + strength[..., None]) / 2
-    return np.rint((1 - share) * grey[..., None] + share * colour).astype(np.uint8)
+    blended: Pixels = np.rint((1 - share) * grey[..., None] + share * colour).astype(np.uint8)
+    return blended
 
 
 def sheet(images: Sequence[Pixels]) -> Pixels:
