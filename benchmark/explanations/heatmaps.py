@@ -108,11 +108,10 @@ def integrated_gradients(
     baseline: Baseline = "mean",
     batch_size: int = 32,
 ) -> Heatmaps:
-    """Integrated gradients (Sundararajan et al. 2017) of the class's logit, by captum; needs the extra
-    `explain`.
+    """Integrated gradients (Sundararajan et al. 2017) of the class's logit, by captum.
 
-    Images are done one at a time in batches along the path, so memory does not depend on N or `steps`, and an
-    image's map not on the other images.
+    Needs the extra `explain`. Images are done one at a time in batches along the path, so memory does not
+    depend on N or `steps`, and an image's map not on the other images.
 
     Args:
         classifier: In eval mode, on the device of `x`.

@@ -103,9 +103,7 @@ def token_grid(patches: int, size: tuple[int, int], name: str = "tokens") -> tup
     return rows, patches // rows
 
 
-def tail(
-    module: nn.Module, name: str, x: torch.Tensor, *, record: bool = True
-) -> tuple[torch.Tensor, torch.Tensor]:
+def tail(module: nn.Module, name: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of a batch and the output of one layer on the way, with a graph from that layer on only.
 
     Whatever comes before the layer runs without gradients, which is most of the work: a backward pass that
@@ -115,7 +113,6 @@ def tail(
         module: Takes (N, 3, H, W), returns logits.
         name: Dotted name of the layer inside `module`.
         x: The images.
-        record: False records no graph at all.
 
     Returns:
         Logits (N, classes), and the layer's output as a leaf that the logits depend on.
@@ -131,8 +128,6 @@ def tail(
             return None
         leaf = output.detach()
         seen.append(leaf)
-        if not record:
-            return None
         torch.set_grad_enabled(True)  # until the block below is left
         # A copy goes on, because the next layer may work in place.
         return leaf.requires_grad_().clone()
@@ -198,8 +193,8 @@ def _check(classifier: Classifier, layer: SpatialLayer) -> None:
     gradient = gradient_of(logits.max(dim=1).values, leaf, layer.name)
     if not layer.as_grid(gradient, size).any():
         raise BeyondError(
-            f"no logit depends on the positions of layer {layer.name}, as after the last attention to a class "
-            "token"
+            f"no logit depends on the positions of layer {layer.name}, as after the last attention to a "
+            "class token"
         )
 
 

@@ -138,8 +138,8 @@ def penultimate(classifier: Classifier, x: torch.Tensor, *, layer: str | None = 
     shape = features.shape if isinstance(features, torch.Tensor) else ()
     if not isinstance(features, torch.Tensor) or len(shape) < 2 or math.prod(shape) != len(x) * shape[1]:
         raise BeyondError(
-            f"{classifier.name}: the input of layer {name} has shape {tuple(shape)} for {len(x)} images, not one "
-            "vector for each; correct its feature_layer"
+            f"{classifier.name}: the input of layer {name} has shape {tuple(shape)} for {len(x)} images, not "
+            "one vector for each; correct its feature_layer"
         )
     if not bool(torch.isfinite(features).all()):
         raise BeyondError(f"{classifier.name} gives NaN or infinite features; they cannot be compared")

@@ -199,7 +199,7 @@ def _draw(
 
     def picture(arm: Arm) -> Picture:
         return Picture.model_construct(
-            image_id=stimulus.image_id, predicted_class=stimulus.predicted_class, arm=arm
+            image_id=stimulus.image_id, predicted_class=stimulus.predicted_class, arm=arm, file=""
         )
 
     yield picture("none"), pixels

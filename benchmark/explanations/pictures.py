@@ -29,6 +29,7 @@ _TO_LINEAR_RGB = np.array(
     ]
 )
 _D65 = np.array([0.95047, 1.0, 1.08883])
+_DIM = 0.75
 _GAP = 8
 _BACKGROUND = 255
 
@@ -83,8 +84,8 @@ def overlay(
         raise ValueError("opacity must be in (0, 1], the percentile in (0, 100]")
     top = float(np.percentile(heat, percentile)) or float(heat.max())
     strength = np.clip(heat / top, 0.0, 1.0) if top > 0 else np.zeros(heat.shape)
-    # Rec. 601 luma, as Pillow's convert("L").
-    grey = pixels @ np.array([0.299, 0.587, 0.114])
+    # Rec. 601 luma, as Pillow's convert("L"); dimmed, so that heat stands out on white things too.
+    grey = pixels @ (_DIM * np.array([0.299, 0.587, 0.114]))
     colour = colours()[np.rint(strength * 255).astype(np.intp)]
     share = opacity * (1 + strength[..., None]) / 2
     blended: Pixels = np.rint((1 - share) * grey[..., None] + share * colour).astype(np.uint8)
