@@ -3,7 +3,7 @@
 `heatmaps`: Grad-CAM and integrated gradients (feature-based). `neighbours`: nearest reference images of the
 predicted class (example-based). `layers`: which layer Grad-CAM reads, by architecture. `guards`: whether a
 heat map depends on the image and on the weights at all. `pictures`: heat maps and neighbours as pixels.
-`pack`: a folder of pictures with its manifest, ready for a study.
+`stimuli`: from predictions to these pictures. `pack`: a folder of them with its manifest, ready for a study.
 
 Importing this package imports no torch.
 """

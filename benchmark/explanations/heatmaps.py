@@ -90,7 +90,7 @@ def grad_cam(
     layer = layer or find_spatial_layer(classifier)
     logits, leaf = tail(classifier.module, layer.name, x)
     chosen = _choose(logits, classes, classifier)
-    gradient = gradient_of(logits.gather(1, chosen[:, None])[:, 0], leaf, layer.name)
+    gradient = gradient_of(logits, chosen, leaf, layer.name)
     size = (x.shape[2], x.shape[3])
     with torch.no_grad():
         weights = layer.as_grid(gradient, size).mean(dim=(2, 3), keepdim=True)

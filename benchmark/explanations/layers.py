@@ -8,6 +8,7 @@ explained by a map that means nothing.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -23,6 +24,12 @@ _REMEDY = "name explanation_layer, layout and prefix_tokens in the Classifier of
 
 # torchvision's classes whose name is not the start of the name they are built by.
 _TORCHVISION_NAMES = {"visiontransformer": "vit", "swintransformer": "swin"}
+# transformers' families beyond those that loading knows: last spatial layer and number of prefix tokens.
+_TRANSFORMERS = {
+    "dinov2": (r"dinov2\.encoder\.layer\.\d+\.norm1", 1),
+    "swin": (r"swin\.layernorm", 0),
+    "swinv2": (r"swinv2\.layernorm", 0),
+}
 _PLAIN_PARTS = (
     nn.Conv2d,
     nn.Linear,
@@ -190,7 +197,7 @@ def _check(classifier: Classifier, layer: SpatialLayer) -> None:
             f"layer {layer.name}, read as {layer.layout}, is a grid of {rows}×{columns}, no map of a "
             f"{size[0]}×{size[1]} image"
         )
-    gradient = gradient_of(logits.max(dim=1).values, leaf, layer.name)
+    gradient = gradient_of(logits, logits.detach().argmax(dim=1), leaf, layer.name)
     if not layer.as_grid(gradient, size).any():
         raise BeyondError(
             f"no logit depends on the positions of layer {layer.name}, as after the last attention to a "
@@ -198,18 +205,27 @@ def _check(classifier: Classifier, layer: SpatialLayer) -> None:
         )
 
 
-def gradient_of(values: torch.Tensor, leaf: torch.Tensor, name: str) -> torch.Tensor:
-    """Gradient of the sum of `values` with respect to a layer's output; nothing is accumulated anywhere.
+def gradient_of(logits: torch.Tensor, classes: torch.Tensor, leaf: torch.Tensor, name: str) -> torch.Tensor:
+    """Gradient of each image's logit of one class with respect to a layer's output.
+
+    Nothing is accumulated anywhere, and the gradient mode of the caller does not matter.
+
+    Args:
+        logits: (N, classes), from `tail`.
+        classes: int64 (N,).
+        leaf: The layer's output, from `tail`.
+        name: Of the layer, for messages.
 
     Raises:
-        BeyondError: The values do not depend on it in a way that can be differentiated.
+        BeyondError: The logits do not depend on it in a way that can be differentiated.
     """
-    if not values.requires_grad:
+    if not logits.requires_grad:
         raise BeyondError(
             f"its logits have no gradient at layer {name} (a quantised or exported model has none anywhere)"
         )
     with torch.inference_mode(False), torch.enable_grad():
-        (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+        chosen = logits.gather(1, classes[:, None]).sum()
+        (gradient,) = torch.autograd.grad(chosen, leaf, allow_unused=True)
     if gradient is None:
         raise BeyondError(f"no logit depends on layer {name}")
     return gradient
@@ -244,7 +260,12 @@ def _of_torchvision(network: nn.Module) -> Layers:
 
 def _of_transformers(network: nn.Module) -> Layers:
     kind = str(getattr(getattr(network, "config", None), "model_type", ""))
-    return from_hub.layers_of(kind, network)
+    layers = from_hub.layers_of(kind, network)
+    if layers.explanation is None and kind in _TRANSFORMERS:
+        pattern, prefix = _TRANSFORMERS[kind]
+        found = [name for name, _ in network.named_modules() if re.fullmatch(pattern, name)]
+        return Layers(layers.features, found[-1] if found else None, "tokens", prefix)
+    return layers
 
 
 _LIBRARIES: dict[str, Callable[[nn.Module], Layers]] = {

@@ -276,7 +276,8 @@ def nearest(
     """The k reference images of each query's class with the greatest cosine similarity, exactly.
 
     Similarities are computed in float64, row by row, so a result depends neither on `chunk` nor on the other
-    queries; ties go to the smaller id. A vector of zeros has similarity 0 to everything.
+    queries; ties go to the smaller id. A class without references has no neighbours. A vector of zeros has
+    similarity 0 to everything.
 
     Args:
         queries: (Q, D), finite.
@@ -289,8 +290,7 @@ def nearest(
         chunk: Reference rows in memory at a time.
 
     Raises:
-        BeyondError: A class has no mask or no reference image, dimensions differ, or a number is out of
-            range.
+        BeyondError: A class has no mask, dimensions differ, or a number is out of range.
     """
     if k < 1 or chunk < 1:
         raise BeyondError(f"cannot search {k} neighbours in chunks of {chunk}; use at least 1")
@@ -313,8 +313,6 @@ def nearest(
             raise BeyondError(f"class {label} has no mask of reference images")
         candidates = np.flatnonzero(members[label])
         mine = np.flatnonzero(classes == label)
-        if not len(candidates):
-            raise BeyondError(f"class {label} has no reference image; use a larger reference set")
         for start in range(0, len(candidates), chunk):
             block = candidates[start : start + chunk]
             vectors = _unit(np.asarray(references.matrix[block], dtype=np.float64))
