@@ -60,6 +60,7 @@ def upsample(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return torch.nn.functional.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
+@torch.inference_mode(False)  # there, no graph can be made
 def grad_cam(
     classifier: Classifier,
     x: torch.Tensor,
@@ -99,6 +100,7 @@ def grad_cam(
     return Heatmaps(maps.float().cpu(), chosen.cpu(), logits.detach().float().cpu(), size)
 
 
+@torch.inference_mode(False)
 def integrated_gradients(
     classifier: Classifier,
     x: torch.Tensor,
@@ -140,6 +142,7 @@ def integrated_gradients(
     mean = classifier.preprocessing.mean if baseline == "mean" else (0.0, 0.0, 0.0)
     colour = torch.tensor(mean, device=x.device, dtype=x.dtype).view(1, 3, 1, 1)
     origin = colour.expand(1, -1, *x.shape[2:]).contiguous()
+    x = x.detach().clone()
     with torch.no_grad():
         pieces = [classifier(x[start : start + batch_size]) for start in range(0, len(x), batch_size)]
         logits = torch.cat(pieces)
@@ -148,7 +151,7 @@ def integrated_gradients(
     maps, gaps = [], []
     for image, logit_row, label in zip(x, logits, chosen.tolist()):
         found = engine.attribute(
-            image[None].detach().clone(),
+            image[None],
             baselines=origin,
             target=label,
             n_steps=steps,
@@ -184,7 +187,8 @@ def _choose(logits: torch.Tensor, classes: torch.Tensor | None, classifier: Clas
         return logits.detach().argmax(dim=1)
     if classes.shape != logits.shape[:1]:
         raise BeyondError(f"{tuple(classes.shape)} classes for {len(logits)} images; give one for each")
-    chosen = classes.to(device=logits.device, dtype=torch.int64)
+    # A copy, because a graph cannot keep a tensor that was made in inference mode.
+    chosen = classes.to(device=logits.device, dtype=torch.int64, copy=True)
     if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < logits.shape[1]:
         raise BeyondError(f"a class to explain is outside 0..{logits.shape[1] - 1}")
     return chosen

@@ -145,7 +145,7 @@ def tail(module: nn.Module, name: str, x: torch.Tensor) -> tuple[torch.Tensor, t
         raise BeyondError(f"it has no layer {name}") from None
     handle = layer.register_forward_hook(cut)
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.no_grad():
             logits = module(x.clone() if x.is_inference() else x.detach())
     finally:
         handle.remove()
@@ -157,6 +157,7 @@ def tail(module: nn.Module, name: str, x: torch.Tensor) -> tuple[torch.Tensor, t
     return logits, leaf
 
 
+@torch.inference_mode(False)
 def find_spatial_layer(classifier: Classifier) -> SpatialLayer:
     """The layer that heat maps of a classifier are read from.
 
@@ -208,7 +209,7 @@ def _check(classifier: Classifier, layer: SpatialLayer) -> None:
 def gradient_of(logits: torch.Tensor, classes: torch.Tensor, leaf: torch.Tensor, name: str) -> torch.Tensor:
     """Gradient of each image's logit of one class with respect to a layer's output.
 
-    Nothing is accumulated anywhere, and the gradient mode of the caller does not matter.
+    Nothing is accumulated anywhere.
 
     Args:
         logits: (N, classes), from `tail`.
@@ -219,15 +220,13 @@ def gradient_of(logits: torch.Tensor, classes: torch.Tensor, leaf: torch.Tensor,
     Raises:
         BeyondError: The logits do not depend on it in a way that can be differentiated.
     """
-    if not logits.requires_grad:
+    with torch.enable_grad():
+        chosen = logits.gather(1, classes[:, None]).sum()
+        gradient = torch.autograd.grad(chosen, leaf, allow_unused=True)[0] if chosen.requires_grad else None
+    if gradient is None:
         raise BeyondError(
             f"its logits have no gradient at layer {name} (a quantised or exported model has none anywhere)"
         )
-    with torch.inference_mode(False), torch.enable_grad():
-        chosen = logits.gather(1, classes[:, None]).sum()
-        (gradient,) = torch.autograd.grad(chosen, leaf, allow_unused=True)
-    if gradient is None:
-        raise BeyondError(f"no logit depends on layer {name}")
     return gradient
 
 

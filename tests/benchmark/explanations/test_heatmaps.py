@@ -188,7 +188,10 @@ def test_hooks_go_even_when_the_model_fails(resnet18: Classifier) -> None:
 def test_any_gradient_mode_of_the_caller_will_do(resnet18: Classifier, context: Any) -> None:
     expected = grad_cam(resnet18, images(1, 96)).maps
     with context():
-        assert torch.equal(grad_cam(resnet18, images(1, 96)).maps, expected)
+        x, classes = images(1, 96), torch.tensor([3])
+        assert torch.equal(grad_cam(resnet18, x).maps, expected)
+        assert grad_cam(resnet18, x, classes).classes.tolist() == [3]
+        assert len(integrated_gradients(resnet18, x, classes, steps=1)) == 1
 
 
 def test_a_map_does_not_depend_on_the_batch() -> None:

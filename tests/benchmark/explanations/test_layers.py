@@ -181,11 +181,11 @@ def declared(network: nn.Module, name: str, layout: Any, prefix: int = 0) -> Cla
     return replace(classifier, explanation_layer=name, layout=layout, prefix_tokens=prefix)
 
 
-def quantised() -> Classifier:
-    classifier = classifier_of(plain_cnn())
-    network = torch.ao.quantization.quantize_dynamic(plain_cnn().eval(), {nn.Linear})
-    classifier.module.network = network
-    return replace(classifier, explanation_layer="network.4", layout="nchw")
+class Integer(nn.Module):
+    """Rounds activations to whole numbers, as quantised networks do."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * 16).to(torch.int8).float() / 16
 
 
 REFUSALS: dict[str, tuple[Callable[[], Classifier], str]] = {
@@ -204,7 +204,10 @@ REFUSALS: dict[str, tuple[Callable[[], Classifier], str]] = {
     "not there": (lambda: declared(plain_cnn(), "network.nine", "nchw"), "no layer network.nine"),
     "used twice": (lambda: declared(Twice(), "network.again", "nchw"), "runs 2 times"),
     "no tensor": (lambda: declared(Attention(), "network.mix", "tokens", 1), "returns a tuple"),
-    "quantised": (quantised, "no gradient"),
+    "quantised": (
+        lambda: declared(plain_cnn().insert(6, Integer()), "network.4", "nchw"),
+        "no gradient at layer network.4",
+    ),
 }
 
 
