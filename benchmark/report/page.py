@@ -202,16 +202,17 @@ def _robustness_view(name: str, track: Track) -> Mapping[str, Any]:
     charted = [row for row in rows if row["key"] not in ("hidden_robustness",)]
     points = robustness.curve(track)
     lines: list[tuple[str, list[charts.CurvePoint]]] = []
-    if points:
+    same = [p for p in points if p.rectified and p.same_original and p.same_clean is not None]
+    if same:
+        # Both lines on the same images: those whose label people keep.
+        start = charts.CurvePoint(0, same[0].same_clean or 0.0)
         lines.append(
-            (
-                "single",
-                [charts.CurvePoint(0, points[0].clean)] + [_curve_point(p, p.original) for p in points],
-            )
+            ("single", [start, *(_curve_point(p, p.same_original) for p in same if p.same_original)])
         )
-        people = [_curve_point(p, p.rectified) for p in points if p.rectified]
-        if people and points[0].same_clean is not None:
-            lines.append(("people", [charts.CurvePoint(0, points[0].same_clean), *people]))
+        lines.append(("people", [start, *(_curve_point(p, p.rectified) for p in same if p.rectified)]))
+    elif points:
+        start = charts.CurvePoint(0, points[0].clean)
+        lines.append(("single", [start, *(_curve_point(p, p.original) for p in points)]))
     bins = robustness.distance_bins(track)
     return {
         "quoted": robustness.quoted(track),

@@ -52,7 +52,7 @@ class Radius:
     clean: float
     original: Share
     same_clean: float | None
-    same_original: float | None
+    same_original: Share | None
     rectified: Share | None
     hidden: Share | None
 
@@ -77,7 +77,7 @@ def radii(track: Track) -> list[Radius]:
                 clean=clean,
                 original=_share(row, "original", "n_original", original),
                 same_clean=number_cell(row, "clean_same_images"),
-                same_original=number_cell(row, "original_same_images"),
+                same_original=_maybe(row, "original_same_images", "n_rectified"),
                 rectified=_maybe(row, "rectified", "n_rectified"),
                 hidden=_maybe(row, "hidden", "n_rectified"),
             )

@@ -309,7 +309,7 @@ def _robustness(printer: _Printer, track: Track) -> None:
                     interval = "–".join(ends).replace("–-", " to -")
                 cells += [
                     printer.cell(text.count(row.rectified.n), _QUIET),
-                    printer.cell(text.percent(row.same_original), _SINGLE),
+                    printer.cell(text.percent(row.same_original.value), _SINGLE),
                     printer.cell(text.percent(row.rectified.value), _PEOPLE),
                     printer.cell(text.percent(row.hidden.value)),
                     printer.cell(interval, _QUIET),

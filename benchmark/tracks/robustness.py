@@ -380,7 +380,10 @@ def _by_epsilon(verdicts: Verdicts, info: AttackInfo | None, *, quoted: bool) ->
                 getattr(metric, column) if metric else None
             )
     kept = verdicts.kept
-    row["original_same_images"] = float(verdicts.robust_original[kept].mean()) if kept.any() else None
+    same = _share(int(verdicts.robust_original[kept].sum()), int(kept.sum())) if kept.any() else None
+    row["original_same_images"] = same.value if same else None
+    row["original_same_images_ci_low"] = same.ci_low if same else None
+    row["original_same_images_ci_high"] = same.ci_high if same else None
     row["clean_same_images"] = float((verdicts.clean == verdicts.labels)[kept].mean()) if kept.any() else None
     hidden = metrics.get("hidden_robustness")
     row["hidden"] = hidden.value if hidden else None
@@ -489,9 +492,13 @@ def _predictions(verdicts: Verdicts) -> Table:
 
 
 def _distances(found: Sequence[Verdicts]) -> Table:
-    """Histogram of the smallest perturbation found for each image, under each objective."""
-    top = max(v.evaluation.epsilon for v in found)
-    edges = np.linspace(0, top, DISTANCE_BINS + 1)
+    """Histogram of the smallest perturbation found for each image, under each objective.
+
+    A bin holds the distances above its lower edge, up to its upper one. The edges are the radii that were run,
+    or equal steps where there are fewer than three.
+    """
+    radii = sorted({v.evaluation.epsilon for v in found})
+    edges = np.array([0.0, *radii]) if len(radii) > 2 else np.linspace(0, radii[-1], DISTANCE_BINS + 1)
     table: Table = []
     for objective in ("original", "rectified"):
         smallest: dict[str, float] = {}
@@ -503,8 +510,9 @@ def _distances(found: Sequence[Verdicts]) -> Table:
                 smallest[v.image_ids[i]] = min(smallest.get(v.image_ids[i], np.inf), float(distance[i]))
         if not smallest:
             continue
-        # A distance may pass its radius by the rounding of float32 pixels.
-        counts, _ = np.histogram(np.minimum(list(smallest.values()), top), bins=edges)
+        # A distance may pass its radius by the rounding of float32 pixels, and still belongs to it.
+        bins = np.searchsorted(edges[1:] * (1 + 1e-6) + 2e-7, list(smallest.values()))
+        counts = np.bincount(np.minimum(bins, len(edges) - 2), minlength=len(edges) - 1)
         table += [
             {
                 "threat": found[0].evaluation.threat,
