@@ -441,6 +441,7 @@ def _outcome(row: Row, objective: attacks.Objective) -> attacks.Outcome:
         prediction=row.adversarial_class if status == "broken" else row.clean_class,
         distance=distance,
         label_inside=row.original_label in row.inside,
+        gradient=row.gradient,
         implied=row.implied,
     )
 
@@ -516,6 +517,7 @@ class _Collector:
             clean_class=outcome.clean_prediction,
             adversarial_class=outcome.prediction if broken else -1,
             distance=outcome.distance if broken else float("nan"),
+            gradient=outcome.gradient,
             implied=outcome.implied,
         )
         if not broken or adversarial is None:

@@ -46,6 +46,7 @@ ROWS_SCHEMA = pa.schema(
         ("adversarial_class", pa.int16()),
         ("margin", pa.float32()),
         ("distance", pa.float64()),
+        ("gradient", pa.bool_()),
         ("implied", pa.bool_()),
         ("survived", pa.int16()),
         ("inside", pa.list_(pa.int16())),
@@ -136,6 +137,7 @@ class Row:
         adversarial_class: Predicted class of the adversarial, −1 if there is none.
         margin: Best logit outside the set minus best logit inside, at the adversarial; NaN if there is none.
         distance: Norm of the perturbation; NaN if there is none.
+        gradient: Gradients helped to break it.
         implied: The verdict follows from that under the other objective.
         survived: How many attacks of the suite it has survived, while pending.
         inside: The classes to leave, ascending: under `original`, the original label.
@@ -156,6 +158,7 @@ class Row:
     adversarial_class: int = -1
     margin: float = float("nan")
     distance: float = float("nan")
+    gradient: bool = False
     implied: bool = False
     survived: int = 0
     inside: tuple[int, ...] = ()

@@ -559,9 +559,9 @@ def _notes(
         f"{words}; it is compared with the original one on the {kept:,} images whose label that keeps."
     )
     if judged > kept:
-        notes.append(
-            f"{judged - kept:,} images have a label that {primary} does not keep; they are reported apart."
-        )
+        apart = judged - kept
+        many = "1 image has" if apart == 1 else f"{apart:,} images have"
+        notes.append(f"{many} a label that {primary} does not keep: see the table by label.")
     if info is not None and info.label_sets and info.label_sets != {primary: labels[primary].revision}:
         attacked = ", ".join(f"{source} ({revision})" for source, revision in sorted(info.label_sets.items()))
         notes.append(
