@@ -6,6 +6,7 @@ RUN/predictions/part-*.parquet      the records (see `benchmark.records`)
 RUN/skipped/part-*.parquet          images that could not be read, with the reason
 RUN/robustness/part-*.parquet      verdicts of attacks (see `benchmark.attack_records`)
 RUN/adversarials/part-*.parquet    the adversarial images: pixels, never to be published
+RUN/features/, RUN/explanations/   what `beyond explain` makes: pixels, never to be published
 RUN/quarantine/                     parts that were damaged and made again
 RUN/scorecard.json                  made from the above and the label sets alone
 ```
@@ -222,7 +223,15 @@ def write_run(run: Path, info: RunInfo) -> None:
 
 def clear(run: Path) -> None:
     """Remove what a run wrote, and nothing else."""
-    for name in (records.PREDICTIONS, records.SKIPPED, records.QUARANTINE, ROBUSTNESS, ADVERSARIALS):
+    for name in (
+        records.PREDICTIONS,
+        records.SKIPPED,
+        records.QUARANTINE,
+        ROBUSTNESS,
+        ADVERSARIALS,
+        "features",
+        "explanations",
+    ):
         shutil.rmtree(run / name, ignore_errors=True)
     for name in (RUN_FILE, SCORECARD_FILE):
         (run / name).unlink(missing_ok=True)

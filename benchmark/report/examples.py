@@ -85,6 +85,7 @@ def adversarial_examples(run: Path, count: int) -> list[Example]:
     if wanted and not found:
         raise BeyondError(f"{run} keeps no adversarial images; score it again with --keep-adversarials")
     classes = class_names()
+    explained = _explanations(run)
     examples = []
     for name, i in wanted.items():
         if name not in found:
@@ -107,10 +108,30 @@ def adversarial_examples(run: Path, count: int) -> list[Example]:
                         png_uri(to_bytes(adversarial.pixels)),
                     ),
                     View(f"the difference, times {factor:.3g}", png_uri(shown)),
+                    *explained.get((str(verdicts.image_ids[i]), int(verdicts.adversarial[i])), ()),
                 ),
             )
         )
     return examples
+
+
+def _explanations(run: Path) -> dict[tuple[str, int], list[View]]:
+    """Pictures that `beyond explain` made, by image and predicted class; none if it was not run."""
+    from benchmark.explanations.pack import MANIFEST_FILE, read_pack
+
+    folder = run / "explanations"
+    if not (folder / MANIFEST_FILE).is_file():
+        return {}
+    found: dict[tuple[str, int], list[View]] = {}
+    captions = {"feature": "where it looks", "example": "the nearest images of that class"}
+    for picture in read_pack(folder).pictures:
+        if picture.arm in captions:
+            data = base64.b64encode((folder / picture.file).read_bytes()).decode("ascii")
+            view = View(captions[picture.arm], f"data:image/png;base64,{data}")
+            found.setdefault((picture.image_id, picture.predicted_class), []).append(view)
+    for views in found.values():
+        views.sort(key=lambda view: view.caption, reverse=True)  # the heat map first
+    return found
 
 
 def to_bytes(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

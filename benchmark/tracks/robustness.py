@@ -494,8 +494,8 @@ def _predictions(verdicts: Verdicts) -> Table:
 def _distances(found: Sequence[Verdicts]) -> Table:
     """Histogram of the smallest perturbation found for each image, under each objective.
 
-    A bin holds the distances above its lower edge, up to its upper one. The edges are the radii that were run,
-    or equal steps where there are fewer than three.
+    A bin holds the distances above its lower edge, up to its upper one. The edges are the radii that were
+    run, or equal steps where there are fewer than three.
     """
     radii = sorted({v.evaluation.epsilon for v in found})
     edges = np.array([0.0, *radii]) if len(radii) > 2 else np.linspace(0, radii[-1], DISTANCE_BINS + 1)
