@@ -38,6 +38,7 @@ from benchmark.attack_records import (
 from benchmark.attacks.goals import margin
 from benchmark.attacks.scheduler import Status
 from benchmark.classifier import Classifier
+from benchmark.engine import is_out_of_memory
 from benchmark.images import ImageSet, StreamedImageSet
 from benchmark.preprocessing import Preprocessing, load_pixels
 from benchmark.progress import status_line
@@ -133,7 +134,8 @@ class AttackedImages:
 
     def _load(self, index: int) -> Pixels:
         handle = self._images.handle(self._rows[index])
-        return load_pixels(handle.read(), self._preprocessing, name=handle.where)
+        # A copy, because what Pillow gives is read-only and torch warns of that.
+        return load_pixels(handle.read(), self._preprocessing, name=handle.where).copy()
 
     def inside(self, index: int) -> tuple[int, ...]:
         """The classes that `rectified` must leave; the original label alone where nobody judged."""
@@ -312,6 +314,8 @@ def _evaluate(
                 on_survived=collector.survived,
                 on_progress=on_progress,
             )
+        except RuntimeError as error:
+            raise _explain(error) from error
         finally:
             collector.flush()
     findings = {f.kind: f for f in info.findings}
@@ -339,6 +343,18 @@ def _evaluate(
             }
         )
     )
+
+
+def _explain(error: RuntimeError) -> Exception:
+    """What to tell the user of an error from inside the model, or the error itself."""
+    if is_out_of_memory(error):
+        return BeyondError("attacking runs out of memory; use a smaller --attack-batch-size")
+    if "modified by an inplace operation" in str(error):
+        return BeyondError(
+            "the model overwrites what its own gradient needs, so it cannot be attacked; write y = x + 1 "
+            "instead of x += 1 in its forward"
+        )
+    return error
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ finished: the images that break come first, and a share of those alone would mea
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -69,7 +70,6 @@ STATUSES = ("pending", "misclassified", "broken", "robust", "failed")
 _KEY = ["threat", "epsilon", "suite", "objective", "image_id"]
 _ROWS_PER_PART = 1024
 _ADVERSARIALS_PER_PART = 16
-_SECONDS = 10.0
 
 
 class FindingInfo(BaseModel):
@@ -331,6 +331,11 @@ def _next_index(paths: Sequence[Path]) -> int:
     return 1 + max((int(path.name.split("-")[1]) for path in paths), default=-1)
 
 
+def part_seconds() -> float:
+    """Longest time between two parts, so the most work that a kill loses: 10 s, or $BEYOND_PART_SECONDS."""
+    return float(os.environ.get("BEYOND_PART_SECONDS", "10"))
+
+
 @dataclass
 class AttackWriter:
     """Writes rows and adversarials in small parts as they come, adversarials before the rows that name them.
@@ -375,7 +380,7 @@ class AttackWriter:
     def flush_if_due(self) -> None:
         """Write a part if there is enough for one, or the last was some time ago."""
         full = len(self._rows) >= _ROWS_PER_PART or len(self._adversarials) >= _ADVERSARIALS_PER_PART
-        if full or time.monotonic() - self._since >= _SECONDS:
+        if full or time.monotonic() - self._since >= part_seconds():
             self.flush()
 
     def flush(self) -> None:

@@ -71,7 +71,7 @@ def explain(
     wanted = adversarial_classes(run, limit)
     classifier = load(info.model.spec)
     if classifier.weights_sha256 != info.model.weights_sha256:
-        raise BeyondError(f"{info.model.spec} has other weights now than {run} was made with; score it again")
+        raise BeyondError(f"{info.model.spec} has other weights than {run} was made with; score it again")
     where = choose_device(device)
     classifier.module.eval().to(where)
     layer = find_spatial_layer(classifier) if method == "grad-cam" else None
@@ -114,8 +114,8 @@ def explain(
         )
     shown = {arm: sum(p.arm == arm for p in manifest.pictures) for arm in ("none", "feature", "example")}
     say(
-        f"{shown['none']} adversarial predictions: {shown['feature']} heat maps, {shown['example']} sheets of "
-        f"neighbours, in {target}; they derive from the images, so keep them on this machine"
+        f"{shown['none']} adversarial predictions: {shown['feature']} heat maps and {shown['example']} "
+        f"sheets of neighbours in {target}; they derive from the images, so keep them on this machine"
     )
     if references is None:
         say("no neighbours: name images to take them from with --references DIR")

@@ -27,6 +27,7 @@ MODEL = textwrap.dedent(
     import numpy as np
     import torch
     from torch import nn
+    from benchmark.classifier import Classifier
     from benchmark.preprocessing import Preprocessing
 
     HERE = Path(__file__).parent
@@ -52,8 +53,15 @@ MODEL = textwrap.dedent(
     class Writes(Nearest):
         def forward(self, x):
             out = super().forward(x)
-            with torch.no_grad():
-                x += 0.001
+            x.data += 0.001
+            return out
+
+
+    class Overwrites(Nearest):
+        def forward(self, x):
+            y = (x + 1).sqrt()
+            out = super().forward(y.square() - 1)
+            y += 1
             return out
 
 
@@ -74,7 +82,10 @@ MODEL = textwrap.dedent(
 
     def model(): return _make(Nearest)
     def random(): return _make(Random)
-    def writes(): return _make(Writes)
+    def overwrites(): return _make(Overwrites)
+    def writes():
+        # As a Classifier, so that nothing stands between the input and the network.
+        return Classifier("", "writes", Writes(), _make(Writes)[1], weights_sha256="")
     def no_gradient(): return _make(NoGradient)
     def nan(): return _make(NaNUnderAttack)
     """
@@ -106,8 +117,8 @@ class World:
 def make_world(folder: Path, n: int = 12, *, start: int = 1) -> World:
     """Make a world of n images.
 
-    Of every four images: one accepts the further class, one is unsure of it, one rejects it, and of the last
-    nobody judged the further class. The very last image rejects its original label and accepts the further one.
+    Of every four images: one accepts the further class, one is unsure of it, one rejects it, and of the
+    last nobody judged the further class. The very last image rejects its original label and accepts the further one.
     """
     images = write_validation_images(folder / "images", n, start=start)
     ids = [validation_id(number) for number in range(start, start + n)]
@@ -122,7 +133,7 @@ def make_world(folder: Path, n: int = 12, *, start: int = 1) -> World:
         colours.append(blocks.transpose(2, 0, 1).reshape(-1))
     free = [c for c in range(1000) if c not in labels]
     prototypes = np.full((1000, 48), 0.5)
-    bias = np.full(1000, -1e3)
+    bias = np.full(1000, -10.0)
     near = {}
     for k, (image_id, label) in enumerate(zip(ids, labels)):
         prototypes[label] = colours[k]
