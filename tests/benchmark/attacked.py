@@ -118,7 +118,8 @@ def make_world(folder: Path, n: int = 12, *, start: int = 1) -> World:
     """Make a world of n images.
 
     Of every four images: one accepts the further class, one is unsure of it, one rejects it, and of the
-    last nobody judged the further class. The very last image rejects its original label and accepts the further one.
+    last nobody judged the further class. Of the very last image, people reject the original label and accept
+    the further class.
     """
     images = write_validation_images(folder / "images", n, start=start)
     ids = [validation_id(number) for number in range(start, start + n)]

@@ -1,4 +1,4 @@
-"""Killed with SIGKILL while attacking and resumed, a run ends with the same verdicts and the same scorecard."""
+"""Killed with SIGKILL while attacking and resumed, a run ends with the same verdicts and scorecard."""
 
 from __future__ import annotations
 
@@ -57,7 +57,6 @@ def test_killed_while_attacking_and_resumed(tmp_path: Path) -> None:
         undecided.append(int((read_attacks(run).table["status"] == "pending").sum()))
     assert kills >= 2, "the run ended before it could be killed"
     assert any(undecided), "no kill fell into the attack"
-    assert undecided == sorted(undecided, reverse=True) or len(set(undecided)) > 1
     subprocess.run(command(world, run, 8), check=True, capture_output=True)
 
     one, other = read_attacks(whole), read_attacks(run)
