@@ -269,7 +269,7 @@ def open_hub(spec: str) -> ImageSet:
         dataset = datasets.load_dataset(repo, revision=commit, split=split, streaming=True)
     except huggingface_hub.errors.RevisionNotFoundError as error:
         raise BeyondError(
-            f"the dataset {repo} has no revision {match['revision']!r}; see its page"
+            f"the dataset {repo} has no revision {match['revision']!r}; check its branches and tags"
         ) from error
     except huggingface_hub.errors.RepositoryNotFoundError as error:
         raise BeyondError(

@@ -459,10 +459,8 @@ def alternatives(classifier: Classifier) -> list[Alternative]:
                 else f"its module seems not to normalise: return Normalized(network, {wanted})"
             )
             found.append(Alternative(about, remedy, _renormalise((mean, std), wish)))
-    found.append(
-        Alternative("channels in the order blue, green, red", "flip the channels inside the module: x.flip(1)",
-                    lambda x: x.flip(1), scale=False)
-    )  # fmt: skip
+    flip = "flip the channels inside the module: x.flip(1)"
+    found.append(Alternative("blue, green, red channels", flip, lambda x: x.flip(1), scale=False))
     caffe = _WISHES["pixels in 0..255 minus ImageNet's mean"]
     change = _renormalise(declared, (caffe[0][::-1], caffe[1]))
     found.append(

@@ -146,7 +146,7 @@ def count_parameters(path: Path) -> int | None:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+            shapes: list[list[int]] = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
             return sum(math.prod(shape) for shape in shapes)
     except (SafetensorError, OSError):
         return None

@@ -170,7 +170,8 @@ def finish(network: nn.Module, *, spec: str, name: str, source: Mapping[str, str
         name=name,
         source=source,
         layers=layers_of(network),
-        licence=str(getattr(network, "pretrained_cfg", {}).get("license") or ""),
+        # The cfg speaks of the published weights, not of local ones.
+        licence="" if "file" in source else str(getattr(network, "pretrained_cfg", {}).get("license") or ""),
     )
 
 

@@ -431,6 +431,7 @@ def test_every_mistake_gets_one_line(mistake: str, tmp_path: Path) -> None:
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.unprivileged
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
 def test_unreadable_folder(tmp_path: Path) -> None:
     folder = flat(tmp_path / "set")

@@ -68,9 +68,8 @@ def test_real_accuracy_equals_timms(shared_data: Path) -> None:
     for start in range(0, 10_000, 1000):
         classes = torch.from_numpy(records.classes[start : start + 1000].astype(np.int64))
         peer.add_result(torch.zeros(1000, 1000).scatter_(1, classes, scores))
-    first = Predictions(
-        *(array[:10_000] for array in (records.image_ids, records.original_labels, records.classes))
-    )
+    some = slice(0, 10_000)
+    first = Predictions(records.image_ids[some], records.original_labels[some], records.classes[some])
     result = score_rectified([first], {"real": label_sets.real(shared_data)})
     assert 100 * result.track.metrics["real_accuracy"].value == pytest.approx(peer.get_accuracy(1), abs=1e-9)
 
@@ -398,10 +397,12 @@ def test_everything_the_track_gives_is_in_the_registry() -> None:
 # --------------------------------------------------------------------------- coverage, end to end
 
 
-def world(n: int, rng: np.random.Generator) -> tuple[Predictions, dict[str, LabelSets]]:
+def world(
+    n: int, rng: np.random.Generator, *, judged_share: float = 0.97
+) -> tuple[Predictions, dict[str, LabelSets]]:
     """Images of ten classes with a second object in some, two sources of judgements, and an imperfect model.
 
-    Classes 0 to 9 are original labels, 10 to 19 second objects that ReaL accepts where they are, 20 is wrong.
+    Classes 0 to 9 are original labels, 10 to 19 second objects, accepted where they are, and 20 is wrong.
     """
     ids = np.array([f"i{i:06d}" for i in range(n)], dtype=object)
     label = rng.integers(0, 10, n)
@@ -428,15 +429,15 @@ def world(n: int, rng: np.random.Generator) -> tuple[Predictions, dict[str, Labe
     )
     seen = rng.random(n) < 0.4
     sound = np.where(evaluable, rng.random(n) < 0.97, rng.random(n) < 0.4)
-    doubt, judged = rng.random(n) < 0.1, rng.random(n) < 0.97
-    wrong = seen & (top1 == 20) & judged
+    doubt, judged = rng.random(n) < 0.1, rng.random(n) < judged_share
+    looked = seen & judged
     experts = LabelSets.from_tables(
         pd.concat(
             [
                 table(seen, label, "accepted"),
                 table(seen & second, label + 10, "accepted"),
-                table(wrong & doubt, top1, "unsure"),
-                table(wrong & ~doubt, top1, "rejected"),
+                table(looked & doubt, np.full(n, 20), "unsure"),
+                table(looked & ~doubt, np.full(n, 20), "rejected"),
             ]
         ),
         pd.DataFrame({"image_id": ids[seen], "status": np.where(sound[seen], "evaluable", "excluded")}),
