@@ -278,7 +278,9 @@ class Net:
             leaf = x.detach().clone().requires_grad_()
             logits = self._call(leaf)
             if not logits.requires_grad:
-                raise NoGradientError("the model gives no gradient: use attacks that need none, such as Square")
+                raise NoGradientError(
+                    "the model gives no gradient: use attacks that need none, such as Square"
+                )
             values = losses(logits)
             parts = []
             columns = values.shape[1]

@@ -46,7 +46,7 @@ class Hybrid(Attack[HybridState]):
     name: ClassVar[str] = "hybrid"
 
     queries: int = 400
-    steps: int = 40
+    steps: int = 100
     restarts: int = 2
 
     @property

@@ -13,7 +13,13 @@ from benchmark.attacks.execution import Net, NoGradientError
 from benchmark.attacks.goals import cross_entropy
 
 Kind = Literal[
-    "randomised", "mutates_input", "no_gradient", "zero_gradient", "nan_logits", "black_box_stronger", "training"
+    "randomised",
+    "mutates_input",
+    "no_gradient",
+    "zero_gradient",
+    "nan_logits",
+    "black_box_stronger",
+    "training",
 ]
 
 
@@ -54,7 +60,11 @@ def inspect(net: Net, x: torch.Tensor, inside: torch.Tensor) -> list[Finding]:
         part.training for part in net.reference.modules() if not any(part.children())
     ):
         findings.append(
-            Finding("training", "the model is in training mode: call eval() first, or results change by batch", count)
+            Finding(
+                "training",
+                "the model is in training mode: call eval() first, or results change by batch",
+                count,
+            )
         )
     net.protect = False
     given = x.clone()
@@ -63,7 +73,9 @@ def inspect(net: Net, x: torch.Tensor, inside: torch.Tensor) -> list[Finding]:
     if changed:
         net.protect = True
         findings.append(
-            Finding("mutates_input", "the model writes into its input: every call now gets its own copy", changed)
+            Finding(
+                "mutates_input", "the model writes into its input: every call now gets its own copy", changed
+            )
         )
     if first.dim() != 2 or len(first) != count:
         raise BeyondError(
@@ -72,7 +84,9 @@ def inspect(net: Net, x: torch.Tensor, inside: torch.Tensor) -> list[Finding]:
     second = net.predict(x)
     bad = ~(first.isfinite().all(1) & second.isfinite().all(1))
     if bool(bad.any()):
-        message = "the model returns NaN or infinite logits on clean images: these count as failed, not as robust"
+        message = (
+            "the model returns NaN or infinite logits on clean images: these count as failed, not as robust"
+        )
         findings.append(Finding("nan_logits", message, int(bad.sum())))
     scale = first[~bad].abs().amax() if bool((~bad).any()) else first.new_ones(())
     differs = ((first - second).abs().amax(1) > 1e-4 * scale.clamp_min(1e-6)) & ~bad
@@ -85,7 +99,9 @@ def inspect(net: Net, x: torch.Tensor, inside: torch.Tensor) -> list[Finding]:
     try:
         _, _, gradient = net.gradient(x, lambda z: cross_entropy(z, inside))
     except NoGradientError:
-        message = "the model gives no gradient: only black-box attacks were run, so robust accuracy is overstated"
+        message = (
+            "the model gives no gradient: only black-box attacks were run, so robust accuracy is overstated"
+        )
         findings.append(Finding("no_gradient", message, count))
     else:
         flat = int((~gradient.flatten(1).any(1)).sum())

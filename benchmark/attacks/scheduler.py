@@ -256,8 +256,12 @@ def evaluate(
         raise BeyondError("name each objective once: original, rectified or both")
     first = [examples[i].image for i in range(min(_INSPECTED, len(examples)))]
     alike = [image for image in first if image.shape == first[0].shape]
-    net = Net(model, execution=execution, device=device, dtype=dtype, example=torch.stack(alike).to(device, dtype))
-    run = _Evaluation(net, examples, suite, batch_size, seed, on_outcome, on_survived, on_progress, progress_seconds)
+    net = Net(
+        model, execution=execution, device=device, dtype=dtype, example=torch.stack(alike).to(device, dtype)
+    )
+    run = _Evaluation(
+        net, examples, suite, batch_size, seed, on_outcome, on_survived, on_progress, progress_seconds
+    )
     # The original objective first: it is the easier one, and much of what it finds decides the other.
     order: list[Objective] = [o for o in ("original", "rectified") if o in objectives]
     return run.run(order, done or Done())
@@ -282,8 +286,12 @@ def evaluate_curve(
     """
     reports: list[Report] = []
     for suite in suites:
-        if reports and (reports[-1].suite.norm != suite.norm or (reports[-1].suite.eps or 0) > (suite.eps or 0)):
-            raise BeyondError("the suites of a curve need one norm and ascending radii: make them with curve()")
+        if reports and (
+            reports[-1].suite.norm != suite.norm or (reports[-1].suite.eps or 0) > (suite.eps or 0)
+        ):
+            raise BeyondError(
+                "the suites of a curve need one norm and ascending radii: make them with curve()"
+            )
         settled = [o for o in reports[-1].outcomes if o.status == "broken"] if reports else []
         reports.append(evaluate(model, examples, suite, done=Done(outcomes=settled), **options))
     return reports
@@ -384,14 +392,18 @@ class _Evaluation:
 
     def _inside(self, example: Example, objective: Objective) -> torch.Tensor:
         if not 0 <= example.label < self.classes:
-            raise BeyondError(f"image {example.id} has label {example.label}, but the model has {self.classes} classes")
+            raise BeyondError(
+                f"image {example.id} has label {example.label}, but the model has {self.classes} classes"
+            )
         if objective == "original":
             inside = torch.zeros(self.classes, dtype=torch.bool)
             inside[example.label] = True
             return inside
         inside_set = example.accepted
         if inside_set is None or inside_set.shape != (self.classes,):
-            raise BeyondError(f"image {example.id} has no accepted set over {self.classes} classes for `rectified`")
+            raise BeyondError(
+                f"image {example.id} has no accepted set over {self.classes} classes for `rectified`"
+            )
         if not bool(inside_set.any()) or bool(inside_set.all()):
             raise BeyondError(
                 f"the accepted set of image {example.id} has no class or every class, so nothing can be left: "
@@ -599,7 +611,9 @@ class _Evaluation:
         examples = [self.examples[i] for i, _ in fresh]
         device = self.net.device
         name = label(attack)
-        keys = [image_key(e.id, f"{name}:{objective}", unit, self.seed) for e, (_, unit) in zip(examples, fresh)]
+        keys = [
+            image_key(e.id, f"{name}:{objective}", unit, self.seed) for e, (_, unit) in zip(examples, fresh)
+        ]
         runs = Runs(
             x0=torch.stack([self._image(e) for e in examples]),
             inside=torch.stack([self._inside(e, objective) for e in examples]).to(device),
