@@ -79,7 +79,8 @@ def inspect(net: Net, x: torch.Tensor, inside: torch.Tensor) -> list[Finding]:
         )
     if first.dim() != 2 or len(first) != count:
         raise BeyondError(
-            f"the model returned shape {tuple(first.shape)} for {count} images: it must return logits (images, classes)"
+            f"the model returned shape {tuple(first.shape)} for {count} images: "
+            "it must return logits (images, classes)"
         )
     second = net.predict(x)
     bad = ~(first.isfinite().all(1) & second.isfinite().all(1))
@@ -92,8 +93,8 @@ def inspect(net: Net, x: torch.Tensor, inside: torch.Tensor) -> list[Finding]:
     differs = ((first - second).abs().amax(1) > 1e-4 * scale.clamp_min(1e-6)) & ~bad
     if bool(differs.any()):
         message = (
-            "two forward passes on one image differ: the model is random, and attacks that do not average over it "
-            "overstate robustness"
+            "two forward passes on one image differ: the model is random, and attacks that do not average "
+            "over it overstate robustness"
         )
         findings.append(Finding("randomised", message, int(differs.sum())))
     try:
@@ -119,8 +120,8 @@ def zero_gradient(images: int) -> Finding:
 def nan_under_attack(images: int) -> Finding:
     """Logits that are not finite at points an attack visited."""
     message = (
-        f"the model returned NaN or infinite logits under attack on {images} images: a point without finite logits "
-        "never counts as broken, and an image with no other break counts as failed, not as robust"
+        f"the model returned NaN or infinite logits under attack on {images} images: a point without "
+        "finite logits never counts as broken; an image with no other break counts as failed, not as robust"
     )
     return Finding("nan_logits", message, images)
 
@@ -128,7 +129,7 @@ def nan_under_attack(images: int) -> Finding:
 def black_box_stronger(images: int) -> Finding:
     """Square broke what attacks with gradients did not."""
     message = (
-        f"Square broke {images} images that attacks with gradients had left: gradients are likely masked, and "
-        "robust accuracy is likely overstated"
+        f"Square broke {images} images that attacks with gradients had left: gradients are likely masked, "
+        "and robust accuracy is likely overstated"
     )
     return Finding("black_box_stronger", message, images)

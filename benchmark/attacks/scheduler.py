@@ -39,8 +39,8 @@ class Example:
         id: Its id, from which all randomness derives.
         image: float (C, H, W) in [0, 1].
         label: The original label.
-        accepted: The classes that the rectified objective must leave, bool (K,): those people accept and those
-            they are unsure of. None if only the original objective is run.
+        accepted: The classes that the rectified objective must leave, bool (K,): those people accept and
+            those they are unsure of. None if only the original objective is run.
     """
 
     id: str
@@ -191,8 +191,10 @@ class Report:
 
 
 OnOutcome = Callable[[Outcome, torch.Tensor | None], None]
-"""Called with each verdict as it falls and the adversarial, float32 (C, H, W) on the CPU, if there is one. In a
-suite of minimal perturbations it is called each time an image's distance shrinks."""
+"""Called with each verdict as it falls and the adversarial, float32 (C, H, W) on the CPU, if there is one.
+
+In a suite of minimal perturbations it is called each time an image's distance shrinks.
+"""
 OnSurvived = Callable[[str, Objective, int], None]
 """Called with image id, objective and how many attacks of the suite the image has now survived."""
 OnProgress = Callable[[Progress], None]
@@ -223,13 +225,13 @@ def evaluate(
     """Attack a model with a suite and keep the worst case of each image.
 
     Args:
-        model: From images (B, C, H, W) in [0, 1] to logits (B, K), with gradients to the images, in eval mode,
-            on `device` in `dtype`.
+        model: From images (B, C, H, W) in [0, 1] to logits (B, K), with gradients to the images, in eval
+            mode, on `device` in `dtype`.
         examples: The images. Read when needed, and again for each run.
         suite: The attacks, with norm and radius.
-        objectives: Objectives. With both, every break found for one that also breaks the other counts for both,
-            and an image whose original label is in its set and that is robust under `original` is robust under
-            `rectified` without a run, since leaving the set is the harder goal.
+        objectives: Objectives. With both, every break found for one that also breaks the other counts for
+            both, and an image whose original label is in its set and that is robust under `original` is
+            robust under `rectified` without a run, since leaving the set is the harder goal.
         batch_size: Rows at a time; halved if memory runs out. Changes nothing but rounding.
         execution: Options that change speed, or None for none.
         device: Where to compute.
@@ -311,7 +313,7 @@ class _Evaluation:
         on_survived: OnSurvived | None,
         on_progress: OnProgress | None,
         progress_seconds: float,
-    ):
+    ) -> None:
         self.net = net
         self.examples = examples
         self.suite = suite
@@ -352,8 +354,7 @@ class _Evaluation:
                 pending = [
                     i
                     for i in range(len(self.ids))
-                    if (i, objective) not in self.verdicts
-                    and done.survived.get((self.ids[i], objective), 0) <= number
+                    if self._open(i, objective) and done.survived.get((self.ids[i], objective), 0) <= number
                 ]
                 self._stage(attack, objective, number, pending)
             self._close(objective)
@@ -386,7 +387,8 @@ class _Evaluation:
         image = example.image.to(self.net.device, self.net.dtype)
         if image.dim() != 3 or not bool(((image >= 0) & (image <= 1)).all()):
             raise BeyondError(
-                f"image {example.id} is not (channels, height, width) in [0, 1]: give pixels, not normalised values"
+                f"image {example.id} is not (channels, height, width) in [0, 1]: "
+                "give pixels, not normalised values"
             )
         return image
 
@@ -406,8 +408,8 @@ class _Evaluation:
             )
         if not bool(inside_set.any()) or bool(inside_set.all()):
             raise BeyondError(
-                f"the accepted set of image {example.id} has no class or every class, so nothing can be left: "
-                "leave the image out"
+                f"the accepted set of image {example.id} has no class or every class, "
+                "so nothing can be left: leave the image out"
             )
         return inside_set.to("cpu", torch.bool)
 
@@ -505,6 +507,11 @@ class _Evaluation:
         self.verdicts[i, objective] = outcome
         if self.on_outcome is not None:
             self.on_outcome(outcome, adversarial)
+
+    def _open(self, i: int, objective: Objective) -> bool:
+        """Whether attacks have something to do: no verdict, or a distance that may still shrink."""
+        known = self.verdicts.get((i, objective))
+        return known is None or (self._minimal and known.status == "broken")
 
     # One attack.
 
@@ -640,11 +647,11 @@ class _Evaluation:
         # What is stored is float32 pixels, so that is what is measured and predicted.
         stored = points[rows].to(torch.float32).clamp_(0, 1)
         clean = state.x0[rows].to(torch.float32)
-        distances = norm_of(stored.double() - clean.double(), norm)
-        near = distances <= limit + tolerance(limit, norm)
+        measured = norm_of(stored.double() - clean.double(), norm)
+        near = measured <= limit + tolerance(limit, norm)
         if not bool(near.any()):
             return set()
-        rows, stored, distances = rows[near], stored[near], distances[near].tolist()
+        rows, stored, distances = rows[near], stored[near], measured[near].tolist()
         logits = self.net.predict(stored.to(self.net.dtype))
         holds = has_left(logits, state.inside[rows]).tolist()
         predictions = logits.argmax(1).tolist()
@@ -660,7 +667,7 @@ class _Evaluation:
             if previous is not None and previous.distance <= distances[k]:
                 continue
             adversarial = stored[k].cpu()
-            for goal in self._goals_reached(i, objective, predictions[k]):
+            for goal in self._goals_reached(i, objective, predictions[k], distances[k]):
                 self._decide(
                     i,
                     goal,
@@ -675,14 +682,17 @@ class _Evaluation:
                 )
         return broken
 
-    def _goals_reached(self, i: int, objective: Objective, prediction: int) -> Iterable[Objective]:
-        """The objectives without a verdict that a break with this prediction decides."""
+    def _goals_reached(
+        self, i: int, objective: Objective, prediction: int, distance: float
+    ) -> Iterable[Objective]:
+        """The objectives that a break with this prediction decides, or brings closer."""
         yield objective
         for other in self.objectives:
             if other == objective:
                 continue
             known = self.verdicts.get((i, other))
-            if known is None and not bool(self._inside(self.examples[i], other)[prediction]):
+            closer = known is None or (known.status == "broken" and distance < known.distance)
+            if closer and not bool(self._inside(self.examples[i], other)[prediction]):
                 yield other
 
     # Progress.

@@ -53,7 +53,8 @@ class Suite:
         rest = tuple(a for a in self.attacks if not a.white_box)
         if not rest:
             raise BeyondError(
-                f"every attack of suite {self.name} needs gradients and the model has none: use standard or quick"
+                f"every attack of suite {self.name} needs gradients and the model has none: "
+                "use standard or quick"
             )
         return Suite(f"{self.name}-black-box", f"{self.note}; black-box part only", self.norm, self.eps, rest)
 
@@ -72,8 +73,8 @@ def standard(norm: Norm, eps: float) -> Suite:
     """APGD-CE, targeted APGD-DLR, targeted FAB and Square with the budgets of AutoAttack's `standard`.
 
     Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse
-    parameter-free attacks", section 5: 100 iterations, one restart, nine targets, 5,000 queries. One FGSM step
-    goes first because it is cheap and breaks most images of an undefended model; two runs of `Hybrid`
+    parameter-free attacks", section 5: 100 iterations, one restart, nine targets, 5,000 queries. One FGSM
+    step goes first because it is cheap and breaks most images of an undefended model; two runs of `Hybrid`
     and a second start for the three likeliest targets are added because, near the end, which images the
     original budgets break is a matter of their seed.
     """

@@ -20,7 +20,7 @@ class Shifted(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("mean", torch.tensor([0.4914, 0.4822, 0.4465]).view(3, 1, 1))
@@ -57,7 +57,7 @@ class Linear(nn.Module):
 
     weight: torch.Tensor
 
-    def __init__(self, classes: int = 4, side: int = 6, dtype: torch.dtype = torch.float32):
+    def __init__(self, classes: int = 4, side: int = 6, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(3)
         self.register_buffer(

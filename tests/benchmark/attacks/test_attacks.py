@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def test_square_halves_its_area_on_schedule() -> None:
         (lambda: Suite("x", "", "linf", 0.1, (FGSM(norm="l2", eps=0.1),)), "mixes"),
     ],
 )
-def test_wrong_settings_are_refused(make, words: str) -> None:  # type: ignore[no-untyped-def]
+def test_wrong_settings_are_refused(make: Callable[[], object], words: str) -> None:
     with pytest.raises(BeyondError, match=words):
         make()
 
@@ -140,5 +141,4 @@ def test_median_distance_is_foolboxs_or_smaller(shared_data: Path, name: str, no
     report = evaluate(model, examples, suite(attack), batch_size=100)
     assert all(o.status == "broken" for o in report.outcomes)
     ours = float(torch.tensor([o.distance for o in report.outcomes]).median())
-    print(f"{name} {norm}: median {ours:.5f}, foolbox {theirs:.5f}")
     assert ours <= 1.02 * theirs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -41,7 +43,9 @@ def test_sets_leave_only_when_no_member_leads() -> None:
 
 
 @pytest.mark.parametrize("loss", [goals.dlr, lambda z, m: goals.dlr_targeted(z, m, torch.tensor([2, 2]))])
-def test_ratio_losses_know_neither_shift_nor_scale(loss) -> None:  # type: ignore[no-untyped-def]
+def test_ratio_losses_know_neither_shift_nor_scale(
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> None:
     both = inside({0, 1}, {0, 3})
     assert torch.allclose(loss(Z, both), loss(7 * Z - 3, both))
 

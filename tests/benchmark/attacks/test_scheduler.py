@@ -1,4 +1,4 @@
-"""The scheduler: verdicts that depend on the image alone, both objectives, resuming, memory, masked gradients."""
+"""The scheduler: verdicts by image alone, both objectives, resuming, memory, masked gradients."""
 
 from __future__ import annotations
 
@@ -93,7 +93,6 @@ def test_standard_is_as_strong_as_autoattack(
     """The bounds are what AutoAttack's standard version, by its authors' package, leaves on these images."""
     model, examples = robust_small(shared_data, name)
     report = evaluate(model, examples, standard(norm, eps), batch_size=200)  # type: ignore[arg-type]
-    print(name, norm, eps, report.robust_accuracy(), f"{report.seconds:.0f} s")
     assert report.robust_accuracy() <= most + 1e-9
 
 
@@ -230,7 +229,7 @@ def test_smallest_perturbations_beat_each_attack_alone(shared_data: Path) -> Non
 class Counted:
     """Images made when asked for, that count how many are alive at once."""
 
-    def __init__(self, count: int):
+    def __init__(self, count: int) -> None:
         self.count = count
         self.model = Linear()
         self.reads = 0
@@ -250,11 +249,13 @@ def test_memory_does_not_grow_with_the_images() -> None:
 
     peaks = []
     for count in (64, 512):
-        examples, most = Counted(count), 0
+        examples, most, calls = Counted(count), 0, 0
 
         def watch(_: Progress) -> None:
-            nonlocal most
-            gc.collect()
+            nonlocal most, calls
+            calls += 1
+            if calls % 24:
+                return  # looking at every object takes long
             sizes = [
                 o.numel()
                 for o in gc.get_objects()
@@ -263,7 +264,7 @@ def test_memory_does_not_grow_with_the_images() -> None:
             most = max(most, sum(sizes))
 
         suite = Suite("x", "", "linf", 0.001, (APGD(norm="linf", eps=0.001, steps=5),))
-        evaluate(examples.model, examples, suite, batch_size=8, on_progress=watch, progress_seconds=0.02)
+        evaluate(examples.model, examples, suite, batch_size=8, on_progress=watch, progress_seconds=0)
         assert most > 0
         peaks.append(most)
     assert peaks[1] <= 1.2 * peaks[0]
@@ -321,7 +322,8 @@ class Noisy(Linear):
 class Writes(Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x.sub_(0.5)
-        return x.flatten(1) @ self.weight.T
+        logits: torch.Tensor = x.flatten(1) @ self.weight.T
+        return logits
 
 
 class Quantised(Linear):
@@ -342,7 +344,8 @@ class Explodes(Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         z = super().forward(x)
-        return torch.where(((x * 50).frac() != 0).flatten(1).any(1)[:, None], torch.nan, z)
+        off = ((x * 50).frac() != 0).flatten(1).any(1)
+        return z.masked_fill(off[:, None], torch.nan)
 
 
 def kinds(model: Linear, examples: list[Example], suite: Suite) -> tuple[set[str], list[Outcome]]:
