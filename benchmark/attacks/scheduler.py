@@ -653,7 +653,20 @@ class _Evaluation:
             return set()
         rows, stored, distances = rows[near], stored[near], measured[near].tolist()
         logits = self.net.predict(stored.to(self.net.dtype))
-        holds = has_left(logits, state.inside[rows]).tolist()
+        left = has_left(logits, state.inside[rows])
+        if self._minimal:
+            # A closest point may lie so near the boundary that rounding it to float32 takes it back.
+            for factor in (1.001, 1.01, 1.05):
+                short = (~left).nonzero()[:, 0]
+                if not len(short):
+                    break
+                origin = state.x0[rows[short]].to(torch.float32)
+                stored[short] = (origin + factor * (stored[short] - origin)).clamp_(0, 1)
+                measured[near.nonzero()[:, 0][short]] = norm_of((stored[short] - origin).double(), norm)
+                logits[short] = self.net.predict(stored[short].to(self.net.dtype))
+                left[short] = has_left(logits[short], state.inside[rows[short]])
+            distances = measured[near].tolist()
+        holds = left.tolist()
         predictions = logits.argmax(1).tolist()
         steps = state.step[rows].tolist()
         broken: set[int] = set()

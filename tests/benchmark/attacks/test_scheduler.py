@@ -278,7 +278,8 @@ def test_batch_stays_full_and_nobody_is_attacked_in_vain() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if torch.is_grad_enabled():
                 sizes.append(len(x))
-            return model(x)
+            logits: torch.Tensor = model(x)
+            return logits
 
     suite = Suite("x", "", "linf", 1e-3, (APGD(norm="linf", eps=1e-3, steps=20),))
     report = evaluate(Watched().eval(), linear_examples(model, 50), suite, batch_size=8)
