@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,11 +30,11 @@ def true_distance(model: Linear, image: torch.Tensor, label: int, norm: Norm) ->
     return float((gaps / dual).min())
 
 
-def suite(*attacks: Attack[object]) -> Suite:  # type: ignore[type-var]
+def suite(*attacks: Attack[Any]) -> Suite:
     return Suite("test", "test", attacks[0].norm, attacks[0].eps, attacks)
 
 
-def within(norm: Norm, eps: float) -> list[Attack]:  # type: ignore[type-arg]
+def within(norm: Norm, eps: float) -> list[Attack[Any]]:
     return [
         FGSM(norm=norm, eps=eps),
         PGD(norm=norm, eps=eps),
@@ -77,7 +78,7 @@ def test_closest_attacks_find_the_closed_form(norm: Norm) -> None:
         e for e in linear_examples(model, 20) if true_distance(model, e.image, e.label, norm) > least
     ][:6]
     assert len(examples) == 6
-    attacks: list[Attack] = [DeepFool(norm=norm), FAB(norm=norm), FAB(norm=norm, targeted=True)]  # type: ignore[type-arg]
+    attacks: list[Attack[Any]] = [DeepFool(norm=norm), FAB(norm=norm), FAB(norm=norm, targeted=True)]
     if norm == "l2":
         attacks.append(DDN(first_radius=0.05, step_size=0.02, steps=200))
     for attack in attacks:
@@ -143,7 +144,7 @@ def test_median_distance_is_foolboxs_or_smaller(shared_data: Path, name: str, no
     assert success.all()
     delta = (found - x[right]).flatten(1)
     theirs = float((delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)).median())
-    attack: Attack = DeepFool(norm=norm) if name == "DeepFool" else DDN()  # type: ignore[type-arg]
+    attack: Attack[Any] = DeepFool(norm=norm) if name == "DeepFool" else DDN()
     report = evaluate(model, examples, suite(attack), batch_size=100)
     assert all(o.status == "broken" for o in report.outcomes)
     ours = float(torch.tensor([o.distance for o in report.outcomes]).median())
