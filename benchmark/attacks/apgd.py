@@ -82,6 +82,7 @@ class APGD(Attack[APGDState]):
         steps: Steps N.
         restarts: Random starts (of each target, if targeted).
         targets: Number of target classes, if targeted.
+        extra: Further random starts, one each for the likeliest targets, if targeted.
         rho: Share of rising steps below which a checkpoint halves the step size.
         momentum: Weight alpha of the new step.
     """
@@ -92,6 +93,7 @@ class APGD(Attack[APGDState]):
     steps: int = 100
     restarts: int = 1
     targets: int = 9
+    extra: int = 0
     rho: float = 0.75
     momentum: float = 0.75
 
@@ -102,8 +104,8 @@ class APGD(Attack[APGDState]):
 
     @property
     def units(self) -> int:
-        """One run a restart and target."""
-        return self.restarts * (self.targets if self.loss == "dlr-targeted" else 1)
+        """One run a restart and target, and the extra ones."""
+        return self.restarts * self.targets + self.extra if self.loss == "dlr-targeted" else self.restarts
 
     @property
     def passes(self) -> float:

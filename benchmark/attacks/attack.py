@@ -1,9 +1,9 @@
 """The one interface of all attacks: state machines over rows.
 
-An attack never sees a data set. It starts some runs (a run is one restart or target of one image, and a row of
-every tensor in its state), and moves all rows one step at a time; each row keeps its own count of steps. So a
-row can leave after any step and another can take its place, while the rest go on. Nothing in a row depends on
-the other rows.
+An attack never sees a data set. It starts some runs (a run is one restart or target of one image, and a row
+of every tensor in its state), and moves all rows one step at a time; each row keeps its own count of steps.
+So a row can leave after any step and another can take its place, while the rest go on. Nothing in a row
+depends on the other rows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 
@@ -81,7 +81,7 @@ S = TypeVar("S", bound=State)
 
 def take(state: S, rows: torch.Tensor) -> S:
     """The given rows (int64 or bool) of a state, and of the states inside it, as copies."""
-    changes = {}
+    changes: dict[str, Any] = {}
     for f in fields(state):
         value = getattr(state, f.name)
         changes[f.name] = take(value, rows) if isinstance(value, State) else value[rows]
@@ -100,7 +100,7 @@ def put(state: S, rows: torch.Tensor, other: S) -> None:
 
 def join(parts: Sequence[S]) -> S:
     """One state of the rows of several."""
-    changes = {}
+    changes: dict[str, Any] = {}
     for f in fields(parts[0]):
         values = [getattr(p, f.name) for p in parts]
         changes[f.name] = join(values) if isinstance(values[0], State) else torch.cat(values)

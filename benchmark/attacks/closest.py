@@ -113,8 +113,8 @@ class DDN(Attack[DDNState]):
     """Decoupled direction and norm.
 
     Rony et al. 2019, "Decoupling direction and norm for efficient gradient-based L2 adversarial attacks and
-    defenses", algorithm 1, without the final quantisation: gradient steps give the direction, while the length
-    shrinks by a factor when the point is adversarial and grows by one when it is not.
+    defenses", algorithm 1, without the final quantisation: gradient steps give the direction, while the
+    length shrinks by a factor when the point is adversarial and grows by one when it is not.
 
     Attributes:
         steps: Iterations.

@@ -1,4 +1,4 @@
-"""How the network is run under attack: options that change speed, recorded, and never what counts as a success."""
+"""How the network is run under attack: options that change speed, never what counts as a success."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class Net:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         example: torch.Tensor | None = None,
-    ):
+    ) -> None:
         """Prepare the model.
 
         Args:
@@ -278,7 +278,9 @@ class Net:
             leaf = x.detach().clone().requires_grad_()
             logits = self._call(leaf)
             if not logits.requires_grad:
-                raise NoGradientError("the model gives no gradient: use attacks that need none, such as Square")
+                raise NoGradientError(
+                    "the model gives no gradient: use attacks that need none, such as Square"
+                )
             values = losses(logits)
             parts = []
             columns = values.shape[1]

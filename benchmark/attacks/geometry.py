@@ -23,7 +23,8 @@ def norm_of(delta: torch.Tensor, norm: Norm) -> torch.Tensor:
     """Norm of each row of (B, ...), as (B,)."""
     if norm == "linf":
         return delta.abs().flatten(1).amax(1)
-    return torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    length: torch.Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    return length
 
 
 def project(x: torch.Tensor, x0: torch.Tensor, radius: float | torch.Tensor, norm: Norm) -> torch.Tensor:
@@ -76,11 +77,12 @@ def random_start(x0: torch.Tensor, keys: torch.Tensor, radius: float, norm: Norm
 def to_hyperplane(x: torch.Tensor, w: torch.Tensor, offset: torch.Tensor, norm: Norm) -> torch.Tensor:
     """The smallest step from `x` to a hyperplane that stays in [0, 1].
 
-    Solves min ‖d‖ subject to <w, d> + offset = 0 and 0 <= x + d <= 1 (Croce and Hein 2020, "Minimally distorted
-    adversarial examples with a fast adaptive boundary attack", eq. 4). Each coordinate moves against the sign
-    of the offset by min(t·m, cap), where m is 1 for L∞ and |w| for L2, and cap is the room up to the box. What
-    the step gains is a concave, piecewise linear function of t, so Newton's method started at the unclipped
-    solution rises monotonically to the root and ends after finitely many linear passes; no sort is needed.
+    Solves min ‖d‖ subject to <w, d> + offset = 0 and 0 <= x + d <= 1 (Croce and Hein 2020, "Minimally
+    distorted adversarial examples with a fast adaptive boundary attack", eq. 4). Each coordinate moves
+    against the sign of the offset by min(t·m, cap), where m is 1 for L∞ and |w| for L2, and cap is the room
+    up to the box. What the step gains is a concave, piecewise linear function of t, so Newton's method
+    started at the unclipped solution rises monotonically to the root and ends after finitely many linear
+    passes; no sort is needed.
 
     Args:
         x: (B, C, H, W) in [0, 1].
@@ -89,7 +91,8 @@ def to_hyperplane(x: torch.Tensor, w: torch.Tensor, offset: torch.Tensor, norm: 
         norm: Norm to minimise.
 
     Returns:
-        Steps d (B, C, H, W). Where the box does not meet the hyperplane, the step to the box's nearest corner.
+        Steps d (B, C, H, W). Where the box does not meet the hyperplane, the step to the box's nearest
+        corner.
     """
     flat, normals = x.flatten(1), w.flatten(1)
     steps = torch.empty_like(flat)

@@ -1,8 +1,8 @@
 """What an attack tries to reach, as losses over a set of classes to leave.
 
-An image's goal is a boolean mask (K,): the classes its prediction must leave. The `original` objective has one
-class in the set, the original label; `rectified` has every class that people accept or are unsure of. For a
-set of one class each loss equals its published form. All losses rise towards success.
+An image's goal is a boolean mask (K,): the classes its prediction must leave. The `original` objective has
+one class in the set, the original label; `rectified` has every class that people accept or are unsure of. For
+a set of one class each loss equals its published form. All losses rise towards success.
 """
 
 from __future__ import annotations

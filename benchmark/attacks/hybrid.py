@@ -34,8 +34,9 @@ class Hybrid(Attack[HybridState]):
     """Square Attack for some queries, then Auto-PGD from the point it reached.
 
     Gradient ascent from random starts keeps ending in the same basins; random search leaves them, but is slow
-    to reach the bottom of another. This does each for what it is good at. It is no part of AutoAttack. Sources
-    of the parts: `benchmark.attacks.square.Square` and `benchmark.attacks.apgd.APGD` with the DLR loss.
+    to reach the bottom of another. This does each for what it is good at. It is no part of AutoAttack.
+    Sources of the parts: `benchmark.attacks.square.Square` and `benchmark.attacks.apgd.APGD` with the DLR
+    loss.
 
     Attributes:
         queries: Queries of the search.
@@ -46,7 +47,7 @@ class Hybrid(Attack[HybridState]):
     name: ClassVar[str] = "hybrid"
 
     queries: int = 400
-    steps: int = 40
+    steps: int = 100
     restarts: int = 2
 
     @property

@@ -13,7 +13,13 @@ from benchmark.attacks.execution import Net, NoGradientError
 from benchmark.attacks.goals import cross_entropy
 
 Kind = Literal[
-    "randomised", "mutates_input", "no_gradient", "zero_gradient", "nan_logits", "black_box_stronger", "training"
+    "randomised",
+    "mutates_input",
+    "no_gradient",
+    "zero_gradient",
+    "nan_logits",
+    "black_box_stronger",
+    "training",
 ]
 
 
@@ -54,7 +60,11 @@ def inspect(net: Net, x: torch.Tensor, inside: torch.Tensor) -> list[Finding]:
         part.training for part in net.reference.modules() if not any(part.children())
     ):
         findings.append(
-            Finding("training", "the model is in training mode: call eval() first, or results change by batch", count)
+            Finding(
+                "training",
+                "the model is in training mode: call eval() first, or results change by batch",
+                count,
+            )
         )
     net.protect = False
     given = x.clone()
@@ -63,29 +73,36 @@ def inspect(net: Net, x: torch.Tensor, inside: torch.Tensor) -> list[Finding]:
     if changed:
         net.protect = True
         findings.append(
-            Finding("mutates_input", "the model writes into its input: every call now gets its own copy", changed)
+            Finding(
+                "mutates_input", "the model writes into its input: every call now gets its own copy", changed
+            )
         )
     if first.dim() != 2 or len(first) != count:
         raise BeyondError(
-            f"the model returned shape {tuple(first.shape)} for {count} images: it must return logits (images, classes)"
+            f"the model returned shape {tuple(first.shape)} for {count} images: "
+            "it must return logits (images, classes)"
         )
     second = net.predict(x)
     bad = ~(first.isfinite().all(1) & second.isfinite().all(1))
     if bool(bad.any()):
-        message = "the model returns NaN or infinite logits on clean images: these count as failed, not as robust"
+        message = (
+            "the model returns NaN or infinite logits on clean images: these count as failed, not as robust"
+        )
         findings.append(Finding("nan_logits", message, int(bad.sum())))
     scale = first[~bad].abs().amax() if bool((~bad).any()) else first.new_ones(())
     differs = ((first - second).abs().amax(1) > 1e-4 * scale.clamp_min(1e-6)) & ~bad
     if bool(differs.any()):
         message = (
-            "two forward passes on one image differ: the model is random, and attacks that do not average over it "
-            "overstate robustness"
+            "two forward passes on one image differ: the model is random, and attacks that do not average "
+            "over it overstate robustness"
         )
         findings.append(Finding("randomised", message, int(differs.sum())))
     try:
         _, _, gradient = net.gradient(x, lambda z: cross_entropy(z, inside))
     except NoGradientError:
-        message = "the model gives no gradient: only black-box attacks were run, so robust accuracy is overstated"
+        message = (
+            "the model gives no gradient: only black-box attacks were run, so robust accuracy is overstated"
+        )
         findings.append(Finding("no_gradient", message, count))
     else:
         flat = int((~gradient.flatten(1).any(1)).sum())
@@ -103,8 +120,8 @@ def zero_gradient(images: int) -> Finding:
 def nan_under_attack(images: int) -> Finding:
     """Logits that are not finite at points an attack visited."""
     message = (
-        f"the model returned NaN or infinite logits under attack on {images} images: a point without finite logits "
-        "never counts as broken, and an image with no other break counts as failed, not as robust"
+        f"the model returned NaN or infinite logits under attack on {images} images: a point without "
+        "finite logits never counts as broken; an image with no other break counts as failed, not as robust"
     )
     return Finding("nan_logits", message, images)
 
@@ -112,7 +129,7 @@ def nan_under_attack(images: int) -> Finding:
 def black_box_stronger(images: int) -> Finding:
     """Square broke what attacks with gradients did not."""
     message = (
-        f"Square broke {images} images that attacks with gradients had left: gradients are likely masked, and "
-        "robust accuracy is likely overstated"
+        f"Square broke {images} images that attacks with gradients had left: gradients are likely masked, "
+        "and robust accuracy is likely overstated"
     )
     return Finding("black_box_stronger", message, images)

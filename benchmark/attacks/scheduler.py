@@ -39,8 +39,8 @@ class Example:
         id: Its id, from which all randomness derives.
         image: float (C, H, W) in [0, 1].
         label: The original label.
-        accepted: The classes that the rectified objective must leave, bool (K,): those people accept and those
-            they are unsure of. None if only the original objective is run.
+        accepted: The classes that the rectified objective must leave, bool (K,): those people accept and
+            those they are unsure of. None if only the original objective is run.
     """
 
     id: str
@@ -191,8 +191,10 @@ class Report:
 
 
 OnOutcome = Callable[[Outcome, torch.Tensor | None], None]
-"""Called with each verdict as it falls and the adversarial, float32 (C, H, W) on the CPU, if there is one. In a
-suite of minimal perturbations it is called each time an image's distance shrinks."""
+"""Called with each verdict as it falls and the adversarial, float32 (C, H, W) on the CPU, if there is one.
+
+In a suite of minimal perturbations it is called each time an image's distance shrinks.
+"""
 OnSurvived = Callable[[str, Objective, int], None]
 """Called with image id, objective and how many attacks of the suite the image has now survived."""
 OnProgress = Callable[[Progress], None]
@@ -223,13 +225,13 @@ def evaluate(
     """Attack a model with a suite and keep the worst case of each image.
 
     Args:
-        model: From images (B, C, H, W) in [0, 1] to logits (B, K), with gradients to the images, in eval mode,
-            on `device` in `dtype`.
+        model: From images (B, C, H, W) in [0, 1] to logits (B, K), with gradients to the images, in eval
+            mode, on `device` in `dtype`.
         examples: The images. Read when needed, and again for each run.
         suite: The attacks, with norm and radius.
-        objectives: Objectives. With both, every break found for one that also breaks the other counts for both,
-            and an image whose original label is in its set and that is robust under `original` is robust under
-            `rectified` without a run, since leaving the set is the harder goal.
+        objectives: Objectives. With both, every break found for one that also breaks the other counts for
+            both, and an image whose original label is in its set and that is robust under `original` is
+            robust under `rectified` without a run, since leaving the set is the harder goal.
         batch_size: Rows at a time; halved if memory runs out. Changes nothing but rounding.
         execution: Options that change speed, or None for none.
         device: Where to compute.
@@ -256,8 +258,12 @@ def evaluate(
         raise BeyondError("name each objective once: original, rectified or both")
     first = [examples[i].image for i in range(min(_INSPECTED, len(examples)))]
     alike = [image for image in first if image.shape == first[0].shape]
-    net = Net(model, execution=execution, device=device, dtype=dtype, example=torch.stack(alike).to(device, dtype))
-    run = _Evaluation(net, examples, suite, batch_size, seed, on_outcome, on_survived, on_progress, progress_seconds)
+    net = Net(
+        model, execution=execution, device=device, dtype=dtype, example=torch.stack(alike).to(device, dtype)
+    )
+    run = _Evaluation(
+        net, examples, suite, batch_size, seed, on_outcome, on_survived, on_progress, progress_seconds
+    )
     # The original objective first: it is the easier one, and much of what it finds decides the other.
     order: list[Objective] = [o for o in ("original", "rectified") if o in objectives]
     return run.run(order, done or Done())
@@ -282,8 +288,12 @@ def evaluate_curve(
     """
     reports: list[Report] = []
     for suite in suites:
-        if reports and (reports[-1].suite.norm != suite.norm or (reports[-1].suite.eps or 0) > (suite.eps or 0)):
-            raise BeyondError("the suites of a curve need one norm and ascending radii: make them with curve()")
+        if reports and (
+            reports[-1].suite.norm != suite.norm or (reports[-1].suite.eps or 0) > (suite.eps or 0)
+        ):
+            raise BeyondError(
+                "the suites of a curve need one norm and ascending radii: make them with curve()"
+            )
         settled = [o for o in reports[-1].outcomes if o.status == "broken"] if reports else []
         reports.append(evaluate(model, examples, suite, done=Done(outcomes=settled), **options))
     return reports
@@ -303,7 +313,7 @@ class _Evaluation:
         on_survived: OnSurvived | None,
         on_progress: OnProgress | None,
         progress_seconds: float,
-    ):
+    ) -> None:
         self.net = net
         self.examples = examples
         self.suite = suite
@@ -344,8 +354,7 @@ class _Evaluation:
                 pending = [
                     i
                     for i in range(len(self.ids))
-                    if (i, objective) not in self.verdicts
-                    and done.survived.get((self.ids[i], objective), 0) <= number
+                    if self._open(i, objective) and done.survived.get((self.ids[i], objective), 0) <= number
                 ]
                 self._stage(attack, objective, number, pending)
             self._close(objective)
@@ -378,24 +387,29 @@ class _Evaluation:
         image = example.image.to(self.net.device, self.net.dtype)
         if image.dim() != 3 or not bool(((image >= 0) & (image <= 1)).all()):
             raise BeyondError(
-                f"image {example.id} is not (channels, height, width) in [0, 1]: give pixels, not normalised values"
+                f"image {example.id} is not (channels, height, width) in [0, 1]: "
+                "give pixels, not normalised values"
             )
         return image
 
     def _inside(self, example: Example, objective: Objective) -> torch.Tensor:
         if not 0 <= example.label < self.classes:
-            raise BeyondError(f"image {example.id} has label {example.label}, but the model has {self.classes} classes")
+            raise BeyondError(
+                f"image {example.id} has label {example.label}, but the model has {self.classes} classes"
+            )
         if objective == "original":
             inside = torch.zeros(self.classes, dtype=torch.bool)
             inside[example.label] = True
             return inside
         inside_set = example.accepted
         if inside_set is None or inside_set.shape != (self.classes,):
-            raise BeyondError(f"image {example.id} has no accepted set over {self.classes} classes for `rectified`")
+            raise BeyondError(
+                f"image {example.id} has no accepted set over {self.classes} classes for `rectified`"
+            )
         if not bool(inside_set.any()) or bool(inside_set.all()):
             raise BeyondError(
-                f"the accepted set of image {example.id} has no class or every class, so nothing can be left: "
-                "leave the image out"
+                f"the accepted set of image {example.id} has no class or every class, "
+                "so nothing can be left: leave the image out"
             )
         return inside_set.to("cpu", torch.bool)
 
@@ -493,6 +507,11 @@ class _Evaluation:
         self.verdicts[i, objective] = outcome
         if self.on_outcome is not None:
             self.on_outcome(outcome, adversarial)
+
+    def _open(self, i: int, objective: Objective) -> bool:
+        """Whether attacks have something to do: no verdict, or a distance that may still shrink."""
+        known = self.verdicts.get((i, objective))
+        return known is None or (self._minimal and known.status == "broken")
 
     # One attack.
 
@@ -599,7 +618,9 @@ class _Evaluation:
         examples = [self.examples[i] for i, _ in fresh]
         device = self.net.device
         name = label(attack)
-        keys = [image_key(e.id, f"{name}:{objective}", unit, self.seed) for e, (_, unit) in zip(examples, fresh)]
+        keys = [
+            image_key(e.id, f"{name}:{objective}", unit, self.seed) for e, (_, unit) in zip(examples, fresh)
+        ]
         runs = Runs(
             x0=torch.stack([self._image(e) for e in examples]),
             inside=torch.stack([self._inside(e, objective) for e in examples]).to(device),
@@ -626,13 +647,26 @@ class _Evaluation:
         # What is stored is float32 pixels, so that is what is measured and predicted.
         stored = points[rows].to(torch.float32).clamp_(0, 1)
         clean = state.x0[rows].to(torch.float32)
-        distances = norm_of(stored.double() - clean.double(), norm)
-        near = distances <= limit + tolerance(limit, norm)
+        measured = norm_of(stored.double() - clean.double(), norm)
+        near = measured <= limit + tolerance(limit, norm)
         if not bool(near.any()):
             return set()
-        rows, stored, distances = rows[near], stored[near], distances[near].tolist()
+        rows, stored, distances = rows[near], stored[near], measured[near].tolist()
         logits = self.net.predict(stored.to(self.net.dtype))
-        holds = has_left(logits, state.inside[rows]).tolist()
+        left = has_left(logits, state.inside[rows])
+        if self._minimal:
+            # A closest point may lie so near the boundary that rounding it to float32 takes it back.
+            for factor in (1.001, 1.01, 1.05):
+                short = (~left).nonzero()[:, 0]
+                if not len(short):
+                    break
+                origin = state.x0[rows[short]].to(torch.float32)
+                stored[short] = (origin + factor * (stored[short] - origin)).clamp_(0, 1)
+                measured[near.nonzero()[:, 0][short]] = norm_of((stored[short] - origin).double(), norm)
+                logits[short] = self.net.predict(stored[short].to(self.net.dtype))
+                left[short] = has_left(logits[short], state.inside[rows[short]])
+            distances = measured[near].tolist()
+        holds = left.tolist()
         predictions = logits.argmax(1).tolist()
         steps = state.step[rows].tolist()
         broken: set[int] = set()
@@ -646,7 +680,7 @@ class _Evaluation:
             if previous is not None and previous.distance <= distances[k]:
                 continue
             adversarial = stored[k].cpu()
-            for goal in self._goals_reached(i, objective, predictions[k]):
+            for goal in self._goals_reached(i, objective, predictions[k], distances[k]):
                 self._decide(
                     i,
                     goal,
@@ -661,14 +695,17 @@ class _Evaluation:
                 )
         return broken
 
-    def _goals_reached(self, i: int, objective: Objective, prediction: int) -> Iterable[Objective]:
-        """The objectives without a verdict that a break with this prediction decides."""
+    def _goals_reached(
+        self, i: int, objective: Objective, prediction: int, distance: float
+    ) -> Iterable[Objective]:
+        """The objectives that a break with this prediction decides, or brings closer."""
         yield objective
         for other in self.objectives:
             if other == objective:
                 continue
             known = self.verdicts.get((i, other))
-            if known is None and not bool(self._inside(self.examples[i], other)[prediction]):
+            closer = known is None or (known.status == "broken" and distance < known.distance)
+            if closer and not bool(self._inside(self.examples[i], other)[prediction]):
                 yield other
 
     # Progress.

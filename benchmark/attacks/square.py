@@ -33,8 +33,8 @@ class SquareState(State):
 def bumps(side: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """The L2 update of one square: two bumps of opposite sign, one in each half, with norm 1.
 
-    Andriushchenko et al. 2020, eq. 2 and figure 3: at Chebyshev distance d from the middle of its half, a bump
-    is as high as the sum of 1 / (k + 1)^2 over k >= d.
+    Andriushchenko et al. 2020, eq. 2 and figure 3: at Chebyshev distance d from the middle of its half, a
+    bump is as high as the sum of 1 / (k + 1)^2 over k >= d.
 
     Args:
         side: Side s of the square.
@@ -55,7 +55,8 @@ def bumps(side: int, device: torch.device | str = "cpu") -> torch.Tensor:
     upper = side // 2
     parts = [bump(upper, side), -bump(side - upper, side)] if upper else [bump(side, side)]
     square = torch.cat(parts)
-    return square / square.norm()
+    unit: torch.Tensor = square / square.norm()
+    return unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,7 @@ class Square(Attack[SquareState]):
     def _window(
         self, u: torch.Tensor, side: torch.Tensor, h: int, w: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Rows and columns relative to a random window's corner, (B, H) and (B, W), and its mask (B, 1, H, W)."""
+        """Rows (B, H) and columns (B, W) from a random window's corner, and its mask (B, 1, H, W)."""
         top = (u[:, 0] * (h - side + 1)).long()
         left = (u[:, 1] * (w - side + 1)).long()
         down = torch.arange(h, device=u.device)[None, :] - top[:, None]
@@ -180,7 +181,7 @@ class Square(Attack[SquareState]):
 
     def _square_l2(self, state: SquareState) -> torch.Tensor:
         x0 = state.x0
-        b, c, h, w = x0.shape
+        _, c, h, w = x0.shape
         side = self.sides(state.step, h, w)
         u = uniform(state.key, state.step, 5 + c)
         down, across, to = self._window(u[:, 0:2], side, h, w)

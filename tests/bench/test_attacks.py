@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -84,13 +85,13 @@ def autoattack(model: nn.Module, examples: list[Example], eps: float) -> tuple[f
 def compare(name: str, model: nn.Module, examples: list[Example], eps: float) -> tuple[Report, float, float]:
     report = ours(model, examples, eps)
     accuracy, seconds = autoattack(model, examples, eps)
-    print(
-        f"\n{name}: eps {eps * 255:g}/255, {len(examples)} images, batch {BATCH}, {torch.get_num_threads()} threads: "
-        f"ours {report.robust_accuracy():.4f} in {report.seconds:.1f} s, "
-        f"AutoAttack {accuracy:.4f} in {seconds:.1f} s, {seconds / report.seconds:.1f} times faster"
-    )
-    for stage in report.stages:
-        print(f"  {stage}")
+    lines = [
+        f"{name}: eps {eps * 255:g}/255, {len(examples)} images, batch {BATCH}, "
+        f"{torch.get_num_threads()} threads: ours {report.robust_accuracy():.4f} in {report.seconds:.1f} s, "
+        f"AutoAttack {accuracy:.4f} in {seconds:.1f} s, {seconds / report.seconds:.1f} times faster",
+        *(f"  {stage}" for stage in report.stages),
+    ]
+    sys.stdout.write("\n" + "\n".join(lines) + "\n")
     return report, accuracy, seconds
 
 
