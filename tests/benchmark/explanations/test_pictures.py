@@ -49,7 +49,8 @@ def simulate(rgb: npt.NDArray[np.uint8], matrix: list[list[float]]) -> npt.NDArr
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ np.array(matrix).T, 0, 1)
     back = np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
-    return np.rint(back * 255).astype(np.uint8)
+    rounded: npt.NDArray[np.uint8] = np.rint(back * 255).astype(np.uint8)
+    return rounded
 
 
 def test_the_scale_rises_evenly_in_lightness() -> None:
