@@ -127,16 +127,17 @@ def co_occurrences(labels: LabelSets) -> npt.NDArray[np.int32]:
     """In how many evaluable images two different classes are both accepted: int32 (1000, 1000), symmetric."""
     keep = (labels.verdict == Verdict.ACCEPTED) & labels.evaluable[labels.pair_image]
     image, classes = labels.pair_image[keep], labels.pair_class[keep].astype(np.int64)
-    flat = np.zeros(NUM_CLASSES * NUM_CLASSES, dtype=np.int32)
+    pairs = [np.empty(0, dtype=np.int64)]
     step = 1
-    # Pairs are sorted by image, so classes of one image are `step` places apart for some step.
+    # Pairs are sorted by image, so two classes of one image are some `step` places apart.
     while (same := image[step:] == image[:-step]).any():
-        flat += np.bincount(
-            (classes[:-step] * NUM_CLASSES + classes[step:])[same], minlength=flat.size
-        ).astype(np.int32)
+        first, second = classes[:-step][same], classes[step:][same]
+        pairs += [first * NUM_CLASSES + second, second * NUM_CLASSES + first]
         step += 1
-    half = flat.reshape(NUM_CLASSES, NUM_CLASSES)
-    return half + half.T
+    keys, counts = np.unique(np.concatenate(pairs), return_counts=True)
+    table = np.zeros(NUM_CLASSES * NUM_CLASSES, dtype=np.int32)
+    table[keys] = counts
+    return table.reshape(NUM_CLASSES, NUM_CLASSES)
 
 
 def categorize(

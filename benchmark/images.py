@@ -270,8 +270,7 @@ class StreamedImageSet(ImageSet):
     """A dataset read from the Hub in one pass, never listed and never stored: read it with `chunks`.
 
     `ids`, `labels`, `handle` and `read` are not available; `total` and `len` are, if the dataset says
-    its size. `sample` is True, since which images there are is known only once
-    they have been read.
+    its size. `sample` is True, since which images there are is known only once they are read.
     """
 
     def __init__(
@@ -291,7 +290,6 @@ class StreamedImageSet(ImageSet):
             rows: Starts a pass over (id, label, bytes) of all images, in the same order every time.
             fingerprint: As the attribute; pins the dataset's revision rather than its ids.
             total: As the attribute.
-            sample: As the attribute.
             wanted: Ids to keep, or None for all.
             limit: Stop after so many images.
         """

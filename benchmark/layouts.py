@@ -267,11 +267,16 @@ def open_hub(spec: str) -> ImageSet:
     try:
         commit = huggingface_hub.HfApi().dataset_info(repo, revision=match["revision"]).sha
         dataset = datasets.load_dataset(repo, revision=commit, split=split, streaming=True)
-    except Exception as error:  # httpx, huggingface_hub, fsspec and datasets share no base class
+    except huggingface_hub.errors.RevisionNotFoundError as error:
         raise BeyondError(
-            f"cannot open {spec}: {_one_line(error)}; check the name, revision and split, that you are "
-            "online, and for a gated dataset that you have access (hf auth login)"
+            f"the dataset {repo} has no revision {match['revision']!r}; check its branches and tags"
         ) from error
+    except huggingface_hub.errors.RepositoryNotFoundError as error:
+        raise BeyondError(
+            f"there is no dataset {repo} on the Hub that you may see; check its name, or: hf auth login"
+        ) from error
+    except Exception as error:  # httpx, fsspec and datasets share no base class
+        raise BeyondError(f"cannot open {spec}: {_one_line(error)}") from error
     name = f"hf:{repo}@{commit}:{split}"
     size = (dataset.info.splits or {}).get(split)
     total = size.num_examples if size is not None and size.num_examples else None
@@ -555,4 +560,5 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    lines = str(error).strip().splitlines()
+    return " ".join(lines[0].split()) if lines else type(error).__name__

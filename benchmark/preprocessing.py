@@ -82,7 +82,7 @@ class Decoded:
     """One image, ready for a classifier.
 
     Attributes:
-        pixels: uint8 (H, W, 3), RGB, H and W as the preprocessing says.
+        pixels: uint8 (H, W, 3), RGB, H and W as the preprocessing says; read-only.
         note: How the colours had to be converted, or None for a plain RGB file.
     """
 
@@ -115,7 +115,7 @@ def decode(data: bytes, spec: Preprocessing, *, name: str) -> Decoded:
 
 
 def load_pixels(data: bytes, spec: Preprocessing, *, name: str) -> npt.NDArray[np.uint8]:
-    """The pixels of one image, uint8 (H, W, 3), RGB; see `decode`."""
+    """The pixels of one image, uint8 (H, W, 3), RGB, read-only; see `decode`."""
     return decode(data, spec, name=name).pixels
 
 

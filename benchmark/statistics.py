@@ -146,7 +146,7 @@ def imbens_manski(width: Numbers, standard_error: Numbers) -> FloatArray:
         return np.full(width.shape, Z95)
     shift = np.divide(width, se, out=np.full(width.shape, np.inf), where=se > 0)
     shift = np.where(width <= 0, 0.0, shift)
-    return _bisect(
+    return _solve(
         lambda z: special.ndtr(z + shift) - special.ndtr(-z) - 0.95,
         np.full(width.shape, _Z95_ONE_SIDED - 1e-9),
         np.full(width.shape, Z95 + 1e-9),
@@ -190,8 +190,8 @@ def ratio_of_errors(both: Numbers, only_a: Numbers, only_b: Numbers, *, z: Numbe
     )
     a, b, m = x11 + x01, x11 + x10, x11 + x01 + x10
 
-    def excess(log_ratio: FloatArray) -> FloatArray:
-        # T(R) − z², as a function of log R; all in counts, since the number of images right on both cancels.
+    def signed_root(log_ratio: FloatArray) -> FloatArray:
+        # √T with the sign of R x_a − x_b, in counts: the number of images right on both cancels.
         r = np.exp(log_ratio)
         second = r * (1 + r)
         first = (1 - r * r) * (x11 + x10) - r * r * (x10 + x01)
@@ -201,16 +201,13 @@ def ratio_of_errors(both: Numbers, only_a: Numbers, only_b: Numbers, *, z: Numbe
         root = np.sqrt(np.maximum(first * first + 4 * second * constant, 0))
         t = np.where(first <= 0, (root - first) / (2 * second), _safe(2 * constant, first + root))
         t = np.clip(t, np.maximum(0.0, (r - 1) / r * m), r / (1 + r) * m)
-        spread = r * (t + r * t - (r - 1) * m)
-        return _safe((b - r * a) ** 2, spread) - z * z
+        return _safe(r * a - b, np.sqrt(np.maximum(r * (t + r * t - (r - 1) * m), 0)))
 
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         nothing = m == 0
         m = np.where(nothing, 1.0, m)
-        best = np.clip(np.log(np.where(b > 0, b, 1e-9)) - np.log(np.where(a > 0, a, 1e-9)), -20, 20)
-        far = np.full(best.shape, 25.0)
-        low = np.exp(_bisect(lambda x: -excess(x), -far, best))
-        high = np.exp(_bisect(excess, best, far))
+        far, ends = np.full((2, *m.shape), 25.0), np.stack([-z, z])
+        low, high = np.exp(_solve(lambda x: signed_root(x) - ends, -far, far))
     return Interval(np.where(nothing | (b == 0), 0.0, low), np.where(nothing | (a == 0), np.inf, high))
 
 
@@ -261,16 +258,15 @@ def paired_difference(only_a: Numbers, only_b: Numbers, n: Numbers, *, z: Number
     """
     b, c, n, z = (np.asarray(x, dtype=np.float64) for x in np.broadcast_arrays(*(only_a, only_b, n, z)))
 
-    def excess(delta: FloatArray) -> FloatArray:
+    def signed_root(delta: FloatArray) -> FloatArray:
         first = -b - c + (2 * n - b + c) * delta
         constant = -c * delta * (1 - delta)
         root = np.sqrt(np.maximum(first * first - 8 * n * constant, 0))
         q = np.clip((root - first) / (4 * n), np.maximum(0.0, -delta), None)
-        return _safe((b - c - n * delta) ** 2, n * (2 * q + delta * (1 - delta))) - z * z
+        return _safe(n * delta - b + c, np.sqrt(np.maximum(n * (2 * q + delta * (1 - delta)), 0)))
 
-    best = (b - c) / n
-    one = np.ones(best.shape)
-    return Interval(_bisect(lambda x: -excess(x), -one, best), _bisect(excess, best, one))
+    one, ends = np.ones((2, *n.shape)), np.stack([-z, z])
+    return Interval(*_solve(lambda x: signed_root(x) - ends, -one, one))
 
 
 class PredictionPowered(NamedTuple):
@@ -443,16 +439,17 @@ def bootstrap_p(replicates: FloatArray) -> float:
 
 
 def _safe(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
-    """Quotient with x/0 = ∞ and 0/0 = 0."""
+    """Quotient with x/0 = ±∞ and 0/0 = 0."""
     tiny = denominator <= 0
     quotient = numerator / np.where(tiny, 1.0, denominator)
-    return np.where(tiny, np.where(numerator > 0, np.inf, 0.0), quotient)
+    return np.where(tiny & (numerator != 0), np.copysign(np.inf, numerator), quotient)
 
 
-def _bisect(function: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatArray) -> FloatArray:
-    """Where a function that rises from ≤ 0 to > 0 crosses zero, elementwise.
+def _solve(function: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatArray) -> FloatArray:
+    """Where a rising function crosses zero, elementwise, by halving.
 
-    48 halvings leave an error below 1e-13 of the starting width, which is at most 50 here.
+    48 halvings leave an error below 1e-13 of the starting width, which is at most 50 here. Both ends of an
+    interval, and all intervals of a table, are solved in one call, since the cost is that of the calls.
     """
     for _ in range(48):
         middle = (low + high) / 2

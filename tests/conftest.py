@@ -11,6 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# What no set-up of ours can bring: markers of tests that may skip even in CI.
+MAY_SKIP = {"gpu", "wordnet", "unprivileged"}
+
 
 def find_shared_data() -> Path | None:
     """The development data beside the checkout, or where BEYOND_SHARED_DATA says, or None."""
@@ -32,10 +35,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Under BEYOND_REQUIRE_ALL=1 a skipped test is a failed one, unless only a GPU is missing."""
+    """Under BEYOND_REQUIRE_ALL=1 a skipped test fails, unless no set-up could help."""
     outcome: pluggy.Result[pytest.TestReport] = yield  # type: ignore[assignment]
     report = outcome.get_result()
-    if os.environ.get("BEYOND_REQUIRE_ALL") == "1" and report.skipped and "gpu" not in item.keywords:
+    if os.environ.get("BEYOND_REQUIRE_ALL") == "1" and report.skipped and not MAY_SKIP & set(item.keywords):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"BEYOND_REQUIRE_ALL=1 allows no skips: {reason}"

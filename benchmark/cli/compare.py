@@ -27,13 +27,12 @@ def compare(run_a: Path, run_b: Path, *, annotations: list[str] | None, as_json:
     from benchmark import runs
     from benchmark.comparison import compare_runs
 
-    specs = annotations or runs.default_annotations(runs.read_run(run_a))
-    labels = runs.load_labels(specs)
+    names = [runs.read_run(run).model.name for run in (run_a, run_b)]
+    if names[0] == names[1]:
+        names = [str(run_a), str(run_b)]
+    labels = runs.load_labels(annotations or runs.default_annotations(runs.read_run(run_a)))
     a, b = (runs.rectified_result(run, labels=labels) for run in (run_a, run_b))
-    name_a, name_b = (runs.read_run(run).model.name for run in (run_a, run_b))
-    if name_a == name_b:
-        name_a, name_b = str(run_a), str(run_b)
-    comparison = compare_runs(a, b, name_a=name_a, name_b=name_b)
+    comparison = compare_runs(a, b, name_a=names[0], name_b=names[1])
     if as_json:
         click.echo(comparison.model_dump_json(indent=2, exclude_none=True))
     else:

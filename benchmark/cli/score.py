@@ -70,7 +70,11 @@ json_option = click.option(
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--batch-size", type=click.IntRange(1, 65536), default=64, show_default=True)
-@click.option("--workers", type=click.IntRange(0, 256), help="Decoding processes; 0 decodes in this one.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0, 256),
+    help="Decoding processes; 0 decodes in a thread of this one, the default on the CPU.",
+)
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the model on the CPU.")
 @click.option(
     "--top-k", type=click.IntRange(1, 1000), default=1000, show_default=True, help="Classes kept a record."
@@ -194,10 +198,11 @@ def score_models(
 
     if threads:
         torch.set_num_threads(threads)
+    place = choose_device(device)
     settings = Settings(
         batch_size=batch_size,
-        workers=default_workers() if workers is None else workers,
-        device=choose_device(device),
+        workers=default_workers(place) if workers is None else workers,
+        device=place,
         top_k=top_k,
         skip_errors=on_error == "skip",
         quiet=quiet,
@@ -301,10 +306,15 @@ def device_name(device: Any) -> str:
     return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else str(device)
 
 
-def default_workers() -> int:
-    """Decoding processes when nobody says: half the cores, between 1 and 8."""
+def default_workers(device: Any) -> int:
+    """Decoding processes when nobody says: none beside a model on the CPU, which has use for every core.
+
+    There a thread decodes ahead. A GPU is fed by all cores but one, up to eight.
+    """
+    if device.type == "cpu":
+        return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores // 2))
+    return max(1, min(8, cores - 1))
 
 
 def _slug(spec: str) -> str:

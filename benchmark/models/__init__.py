@@ -52,19 +52,19 @@ SOURCES: dict[str, Source] = {
         "weights that pip packages ship (also lite1, lite2)",
     ),
     "timm": Source(
-        re.compile(r"timm:(.+)"),
+        re.compile(r"timm:(.+)", re.DOTALL),
         "benchmark.models.from_timm:load",
         "timm:NAME or timm:NAME@FILE.safetensors",
         "timm's pretrained models, or local weights in one of its architectures",
     ),
     "torchvision": Source(
-        re.compile(r"torchvision:(.+)"),
+        re.compile(r"torchvision:(.+)", re.DOTALL),
         "benchmark.models.from_torchvision:load",
         "torchvision:NAME[@WEIGHTS] or torchvision:NAME@FILE.pth",
         "torchvision's models, or local weights in one of its architectures",
     ),
     "hf": Source(
-        re.compile(r"hf:(.+)"),
+        re.compile(r"hf:(.+)", re.DOTALL),
         "benchmark.models.from_hub:load",
         "hf:ORG/NAME[@REVISION]",
         "timm or transformers image classifiers on the Hugging Face Hub",

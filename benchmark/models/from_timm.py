@@ -170,7 +170,8 @@ def finish(network: nn.Module, *, spec: str, name: str, source: Mapping[str, str
         name=name,
         source=source,
         layers=layers_of(network),
-        licence=str(getattr(network, "pretrained_cfg", {}).get("license") or ""),
+        # The cfg speaks of the published weights, not of local ones.
+        licence="" if "file" in source else str(getattr(network, "pretrained_cfg", {}).get("license") or ""),
     )
 
 
@@ -216,8 +217,8 @@ def layers_of(network: nn.Module) -> Layers:
     features = name if isinstance(name, str) else None
     blocks, prefix = getattr(network, "blocks", None), getattr(network, "num_prefix_tokens", None)
     if isinstance(blocks, nn.Sequential | nn.ModuleList) and isinstance(prefix, int) and len(blocks):
-        # Attention mixes the tokens after this norm; past the last block, a class token's logit has no gradient
-        # with respect to the patch tokens.
+        # Attention mixes the tokens after this norm; past the last block a class token has no gradient
+        # with respect to the patch tokens, so Grad-CAM would see nothing.
         return Layers(features, f"blocks.{len(blocks) - 1}.norm1", "tokens", prefix)
     if hasattr(network, "conv_head") and hasattr(network, "bn2"):
         # EfficientNets end in a convolution after the last block (MobileNetV3 has it after the pooling).

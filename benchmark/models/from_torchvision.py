@@ -95,6 +95,9 @@ def finish(
     network: nn.Module = torchvision.models.get_model(name, weights=None, **options)
     for old in [key for key in state if _DENSENET_NAME.search(key)]:
         state[_DENSENET_NAME.sub(r"\1\2.", old)] = state.pop(old)
+    layers = layers_of(name, network)
+    if (weight := state.get(f"{layers.features}.weight")) is not None:
+        check_classes(weight.shape[0], spec)
     load_into(network, state, spec)
     for head in _AUXILIARY.get(name, ()):
         setattr(network, head, None)
@@ -106,8 +109,9 @@ def finish(
         spec=spec,
         name=name if not source.get("weights") else f"{name}.{source['weights'].rpartition('.')[2].lower()}",
         source=source,
-        layers=layers_of(name, network),
-        licence="BSD-3-Clause",
+        layers=layers,
+        # Stated only where it is not the library's own (SWAG); of local weights nothing is known.
+        licence=str(member.meta.get("license") or "") if "weights" in source else "",
     )
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +34,10 @@ from benchmark.models.weights import load_weights
 _WEIGHT_FILES = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
+
+
+class NotCachedError(BeyondError):
+    """A file is not in the cache and the Hub cannot be reached."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,9 @@ def file(repository: str, name: str, revision: str | None, cache_dir: Path | Non
         EntryNotFoundError: The repository has no such file.
         BeyondError: No such repository or revision, no access, or no network and nothing in the cache.
     """
+    # Read when called, not when huggingface_hub was imported.
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     with _plain_errors(repository, revision):
         return Path(
             hf_hub_download(
@@ -71,11 +82,24 @@ def file(repository: str, name: str, revision: str | None, cache_dir: Path | Non
                 name,
                 revision=revision,
                 cache_dir=cache_dir,
-                # Read when called, not when huggingface_hub was imported.
-                endpoint=os.environ.get("HF_ENDPOINT") or None,
-                local_files_only=os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
+                endpoint=endpoint,
+                local_files_only=offline or not _reachable(endpoint),
             )
         )
+
+
+@functools.cache
+def _reachable(endpoint: str) -> bool:
+    """Whether something answers there; the client would try for half a minute before it used its cache."""
+    if urllib.request.getproxies():
+        return True  # a direct connection would tell nothing
+    address = urllib.parse.urlsplit(endpoint)
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def optional_file(repository: str, name: str, revision: str | None, cache_dir: Path | None) -> Path | None:
@@ -100,8 +124,14 @@ def weights(
     Raises:
         BeyondError: As for `file`, or there are no weights that PyTorch reads.
     """
+    offline: NotCachedError | None = None
     for name in (filename,) if filename else _WEIGHT_FILES:
-        path = optional_file(repository, name, revision, cache_dir)
+        try:
+            path = optional_file(repository, name, revision, cache_dir)
+        except NotCachedError as error:
+            # Perhaps the repository lacks this file and the cache holds the next one.
+            offline = offline or error
+            continue
         if path is None:
             continue
         commit = path.parent.name
@@ -113,6 +143,8 @@ def weights(
         if paths and len(paths) == len(shards):
             return HubWeights(paths, commit)
         raise BeyondError(f"{repository} lacks a shard that its {name} lists; try another revision")
+    if offline is not None:
+        raise offline
     wanted = filename or f"{_WEIGHT_FILES[0]} or {_WEIGHT_FILES[2]}"
     raise BeyondError(f"{repository} has no weights for PyTorch ({wanted}); choose another repository")
 
@@ -155,7 +187,7 @@ def _plain_errors(repository: str, revision: str | None) -> Iterator[None]:
     except HFValidationError as error:
         raise BeyondError(f"{repository!r} is no repository name; write hf:ORG/NAME[@REVISION]") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise BeyondError(
+        raise NotCachedError(
             f"{at} is not in the local cache and the Hub cannot be reached; connect once "
             "(or unset HF_HUB_OFFLINE), then it works offline"
         ) from error

@@ -151,7 +151,7 @@ def score_rectified(chunks: Iterable[Predictions], labels: Mapping[str, LabelSet
             run.answers[primary].verdict,
         )
 
-    contrasts = {name: _contrast(run, answers) for name, answers in run.answers.items()}
+    contrasts = _contrasts(run)
     quality = {name: _quality(answers) for name, answers in run.answers.items()}
     metrics = _standard_metrics(run)
     for name, answers in run.answers.items():
@@ -532,44 +532,49 @@ class _Contrast:
         }
 
 
-def _contrast(run: _Run, answers: Answers) -> _Contrast:
-    images = answers.evaluable & (run.original_labels >= 0)
-    n = int(images.sum())
-    if not n:
-        return _Contrast(0)
-    wrong = ~run.top1_correct[images]
-    not_right = ~answers.right[images]
-    # Rectified mistakes if everything unjudged is wrong, and if it is right.
-    mistakes = np.stack([not_right, not_right & ~answers.open[images]])
-    standard, rectified = float(wrong.mean()), float(not_right.mean())
-    if not wrong.any():
-        return _Contrast(n, standard, rectified)
-    both = (wrong & mistakes).sum(axis=1)
-    only_standard, only_rectified = wrong.sum() - both, mistakes.sum(axis=1) - both
-    unjudged = int(answers.open[images].sum())
-    method, z, bounds = "paired score", statistics.Z95, {}
-    if unjudged:
+def _contrasts(run: _Run) -> dict[str, _Contrast]:
+    """The contrast of every source, whose intervals are computed in one call."""
+    contrasts: dict[str, _Contrast] = {}
+    tables: dict[str, tuple[float, npt.NDArray[np.int64]]] = {}
+    for source, answers in run.answers.items():
+        images = answers.evaluable & (run.original_labels >= 0)
+        n = int(images.sum())
+        contrasts[source] = _Contrast(n)
+        if not n:
+            continue
+        wrong = ~run.top1_correct[images]
+        not_right = ~answers.right[images]
+        # Rectified mistakes if everything unjudged is wrong, and if it is right.
+        mistakes = np.stack([not_right, not_right & ~answers.open[images]])
+        contrasts[source] = _Contrast(n, float(wrong.mean()), float(not_right.mean()))
+        if not wrong.any():
+            continue
+        both = (wrong & mistakes).sum(axis=1)
+        only_standard, only_rectified = wrong.sum() - both, mistakes.sum(axis=1) - both
         # The delta method's standard error of the ratio, only to choose the critical value.
         ratio = mistakes.sum(axis=1) / wrong.sum()
-        error = (
-            np.sqrt(np.maximum(both + only_rectified + ratio**2 * wrong.sum() - 2 * ratio * both, 0))
-            / wrong.sum()
-        )
+        spread = both + only_rectified + ratio**2 * wrong.sum() - 2 * ratio * both
+        error = np.sqrt(np.maximum(spread, 0)) / wrong.sum()
         z = float(statistics.imbens_manski(ratio[0] - ratio[1], error.max()))
-        method += ", imbens-manski"
-        bounds = {"lower": 1 - float(ratio[0]), "upper": 1 - float(ratio[1]), "judged": n - unjudged}
-    interval = statistics.ratio_of_errors(both, only_standard, only_rectified, z=z)
-    reduction = Metric.model_validate(
-        {
-            "value": 1 - rectified / standard,
-            "ci_low": 1 - float(interval.high[0]),
-            "ci_high": 1 - float(interval.low[1]),
+        tables[source] = z, np.stack([both, only_standard, only_rectified])
+    if not tables:
+        return contrasts
+    cells = np.stack([table for _, table in tables.values()], axis=1)
+    interval = statistics.ratio_of_errors(*cells, z=np.array([[z] for z, _ in tables.values()]))
+    for row, (source, (_, (both, only_standard, only_rectified))) in enumerate(tables.items()):
+        reductions = 1 - (both + only_rectified) / (both + only_standard)
+        n, unjudged = contrasts[source].n, int(run.answers[source].open[run.original_labels >= 0].sum())
+        metric: dict[str, float | int | str] = {
+            "value": float(reductions[0]),
+            "ci_low": 1 - float(interval.high[row, 0]),
+            "ci_high": 1 - float(interval.low[row, 1]),
             "n": n,
-            "method": method,
-            **bounds,
+            "method": "paired score" + (", imbens-manski" if unjudged else ""),
         }
-    )
-    return _Contrast(n, standard, rectified, reduction)
+        if unjudged:
+            metric |= {"lower": float(reductions[0]), "upper": float(reductions[1]), "judged": n - unjudged}
+        contrasts[source] = replace(contrasts[source], reduction=Metric.model_validate(metric))
+    return contrasts
 
 
 def _quality(answers: Answers) -> dict[str, Metric]:

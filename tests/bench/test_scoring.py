@@ -18,7 +18,7 @@ from benchmark.images import ImageSet, open_image_set
 from benchmark.models import load
 from benchmark.preprocessing import load_pixels
 
-BATCH, N, ROUNDS = 64, 512, 3
+BATCH, N, ROUNDS = 64, 256, 3
 
 
 @pytest.fixture(scope="module")

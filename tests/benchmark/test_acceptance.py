@@ -40,7 +40,8 @@ def test_published_predictions_give_the_known_figures(
             assert plain["n"] == 18_692
             assert plain["n"] - plain["judged"] == 54
             bounds = [round(100 * plain[name], 3) for name in ("value", "lower", "upper")]
-            assert bounds == [85.283, 85.283, 85.571]
+            # 15,941 of 18,692, and 15,995 if all unjudged were accepted.
+            assert bounds == [85.282, 85.282, 85.571]
 
 
 @pytest.mark.shared

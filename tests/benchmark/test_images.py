@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import json
 import os
 import pickle
+import subprocess
+import sys
 import tarfile
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ from PIL import Image
 from annotations.classes import wnids
 from annotations.errors import BeyondError
 from benchmark.images import StreamedImageSet, open_image_set
+from tests.conftest import ROOT
 
 # Ids and labels as in the published ground truth (caffe's val.txt): images 1, 2, 3, 293 and 50,000.
 LABELS = {
@@ -426,6 +431,7 @@ def test_every_mistake_gets_one_line(mistake: str, tmp_path: Path) -> None:
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.unprivileged
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
 def test_unreadable_folder(tmp_path: Path) -> None:
     folder = flat(tmp_path / "set")
@@ -529,3 +535,81 @@ def test_streaming_refuses_other_datasets(tmp_path: Path) -> None:
     images = streamed(other_columns(tmp_path / "a") / "a.parquet")
     with pytest.raises(BeyondError, match="no column 'image'"):
         next(images.chunks(1))
+
+
+HUB_SCRIPT = """
+import json, sys
+from annotations.errors import BeyondError
+from benchmark.images import open_image_set
+
+for spec in sys.argv[1:]:
+    try:
+        images = open_image_set(spec, limit=4)
+        rows = [[h.image_id, label, h.read().hex()] for c in images.chunks(3) for h, label in
+                zip(c.handles, c.labels.tolist())]
+        print(json.dumps([images.name, images.total, images.fingerprint, rows]))
+    except BeyondError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def test_streaming_from_the_hub_pins_the_revision(tmp_path: Path) -> None:
+    """The real client libraries against a local server that speaks the Hub's API."""
+    from tests.hub_server import HubServer
+
+    card = textwrap.dedent(
+        """
+        ---
+        dataset_info:
+          features:
+          - {name: image, dtype: image}
+          - {name: label, dtype: int64}
+          splits:
+          - {name: validation, num_examples: 5, num_bytes: 1}
+        configs:
+        - {config_name: default, data_files: [{split: validation, path: data/validation-*}]}
+        ---
+        """
+    ).lstrip()
+    rows = rows_backwards()
+    shards = [rows[:3], rows[3:]]
+    tables = [write_parquet(tmp_path / f"{k}.parquet", shard) for k, shard in enumerate(shards)]
+    files = {"README.md": card.encode()}
+    files |= {f"data/validation-0000{k}-of-00002.parquet": t.read_bytes() for k, t in enumerate(tables)}
+    with HubServer() as hub:
+        first = hub.add_repo("dataset", "org/imagenet", files, tag="v1")
+        files["data/validation-00000-of-00002.parquet"] = tables[1].read_bytes()
+        second = hub.add_repo("dataset", "org/imagenet", files)
+        hub.add_repo("dataset", "org/closed", files, gated=True)
+        specs = ["@v1", ":validation", "@v9", ":test"]
+        specs = [f"hf:org/imagenet{rest}" for rest in specs] + ["hf:org/none", "hf:org/closed", "hf:bad"]
+        environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        environment.pop("HF_TOKEN", None)
+        done = subprocess.run(
+            [sys.executable, "-c", HUB_SCRIPT, *specs],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 0, done.stderr
+    old, new, *refused = [json.loads(line) for line in done.stdout.splitlines()]
+    stored = list(reversed(LABELS))
+    assert old[:2] == [f"hf:org/imagenet@{first}:validation", 4]
+    assert old[3] == [[i, LABELS[i], DATA[i].hex()] for i in stored[:4]]
+    assert new[0] == f"hf:org/imagenet@{second}:validation"
+    assert [row[0] for row in new[3]] == [*stored[3:], *stored[3:]]
+    assert old[2] != new[2]
+    for message, expected in zip(
+        refused,
+        [
+            "the dataset org/imagenet has no revision 'v9'",
+            "cannot open hf:org/imagenet:test: Bad split: test. Available splits: ['validation']",
+            "there is no dataset org/none on the Hub that you may see",
+            "gated",
+            "cannot read 'hf:bad'; write hf:ORG/NAME",
+        ],
+        strict=True,
+    ):
+        assert expected in message
+        assert "\n" not in message

@@ -23,7 +23,8 @@ def command(model: str, images: Path, run: Path, workers: int) -> list[str]:
     return [sys.executable, "-m", "benchmark", "score", model, "--images", str(images), *options]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_ten_times_and_resumed(tmp_path: Path) -> None:
     images = write_validation_images(tmp_path / "images", N_IMAGES)
     model = write_user_model(tmp_path)
