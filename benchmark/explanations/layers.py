@@ -146,7 +146,8 @@ def tail(module: nn.Module, name: str, x: torch.Tensor) -> tuple[torch.Tensor, t
     handle = layer.register_forward_hook(cut)
     try:
         with torch.no_grad():
-            logits = module(x.clone() if x.is_inference() else x.detach())
+            # A copy, because a model may write into its input, and a graph refuses inference tensors.
+            logits = module(x.detach().clone())
     finally:
         handle.remove()
     if len(seen) != 1:

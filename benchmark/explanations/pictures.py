@@ -19,8 +19,8 @@ Pixels = npt.NDArray[np.uint8]
 
 # Ends of the colour scale in CIELAB: lightness rises evenly, blue-yellow is the only hue axis. Red-green,
 # which one man in twelve sees poorly, carries nothing.
-_LIGHTNESS = (15.0, 92.0)
-_BLUE_YELLOW = (-38.0, 72.0)
+_LIGHTNESS = (20.0, 87.0)
+_BLUE_YELLOW = (-25.0, 66.0)
 _TO_LINEAR_RGB = np.array(
     [
         [3.2404542, -1.5371385, -0.4985314],
@@ -38,7 +38,7 @@ _BACKGROUND = 255
 def colours() -> Pixels:
     """The colour scale, uint8 (256, 3): dark blue over grey to bright yellow, evenly rising in lightness.
 
-    Made in CIELAB (D65) with a* = 0, clipped to sRGB. It reads the same in greyscale and for people who do
+    Made in CIELAB (D65) with a* = 0, inside sRGB. It reads the same in greyscale and for people who do
     not tell red from green.
     """
     t = np.linspace(0.0, 1.0, 256)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from dataclasses import replace
 from typing import Any
 
@@ -148,7 +149,7 @@ def test_in_place_activation_after_the_layer() -> None:
     kept, overwritten = plain_cnn(inplace=False), plain_cnn(inplace=True)
     overwritten.load_state_dict(kept.state_dict())
     x, classes = images(4, 32), torch.tensor([1, 2, 3, 4])
-    layer = {"explanation": "3", "layout": "nchw"}
+    layer: dict[str, Any] = {"explanation": "3", "layout": "nchw"}
     one, two = (grad_cam(classifier_of(net, **layer), x, classes) for net in (kept, overwritten))
     assert not one.blank.all()
     assert torch.equal(one.maps, two.maps)
@@ -231,8 +232,8 @@ def test_a_blank_map_says_so() -> None:
 
 
 def test_integrated_gradients_of_a_linear_network_are_its_terms() -> None:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 1000))
-    classifier = classifier_of(network, 8)
+    head = nn.Linear(3 * 8 * 8, 1000)
+    classifier = classifier_of(nn.Sequential(nn.Flatten(), head), 8)
     x, classes = images(2, 8), torch.tensor([3, 30])
     starts: dict[Baseline, torch.Tensor] = {
         "mean": torch.tensor(classifier.preprocessing.mean),
@@ -240,7 +241,7 @@ def test_integrated_gradients_of_a_linear_network_are_its_terms() -> None:
     }
     for baseline, start in starts.items():
         found = integrated_gradients(classifier, x, classes, steps=3, baseline=baseline)
-        weight = network[1].weight.view(1000, 3, 8, 8)[classes]
+        weight = head.weight.view(1000, 3, 8, 8)[classes]
         std = torch.tensor(classifier.preprocessing.std).view(3, 1, 1)
         terms = weight / std * (x - start.view(3, 1, 1))
         torch.testing.assert_close(found.maps, terms.sum(dim=1).clamp_min(0), atol=1e-5, rtol=1e-4)
@@ -282,7 +283,7 @@ def test_integrated_gradients_leave_the_model_alone_and_do_not_mix_images() -> N
 
 
 def test_integrated_gradients_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec  # type: ignore[attr-defined]
+    find = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "captum" else find(name))
     with pytest.raises(BeyondError, match=r"beyond-accuracy\[explain\]"):
         integrated_gradients(classifier_of(plain_cnn()), images(1, 32))

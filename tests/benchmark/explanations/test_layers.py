@@ -68,11 +68,12 @@ def test_families_of_torchvision(name: str, expected: SpatialLayer) -> None:
     assert grad_cam(classifier, images(1, 64), torch.tensor([3])).maps.shape == (1, cells, cells)
 
 
+LABELS: dict[str, Any] = {"num_labels": 1000}
 SMALL: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "hidden_size": 32,
-    "num_labels": 1000,
+    **LABELS,
 }
 TRANSFORMERS: dict[str, tuple[Callable[[], Any], SpatialLayer, tuple[int, int]]] = {
     "vit": (
@@ -87,14 +88,14 @@ TRANSFORMERS: dict[str, tuple[Callable[[], Any], SpatialLayer, tuple[int, int]]]
     ),
     "swin": (
         lambda: transformers.SwinConfig(
-            image_size=64, embed_dim=24, depths=[1, 1, 2], num_heads=[2, 2, 2], window_size=4, num_labels=1000
+            image_size=64, embed_dim=24, depths=[1, 1, 2], num_heads=[2, 2, 2], window_size=4, **LABELS
         ),
         SpatialLayer("network.network.swin.layernorm", "tokens", 0),
         (4, 4),
     ),
     "convnext": (
         lambda: transformers.ConvNextConfig(
-            image_size=64, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_labels=1000
+            image_size=64, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], **LABELS
         ),
         SpatialLayer("network.network.convnext.encoder.stages.3", "nchw"),
         (2, 2),
@@ -106,13 +107,13 @@ TRANSFORMERS: dict[str, tuple[Callable[[], Any], SpatialLayer, tuple[int, int]]]
 def test_families_of_transformers(kind: str) -> None:
     make, expected, grid = TRANSFORMERS[kind]
     config = make()
-    network = transformers.AutoModelForImageClassification.from_config(config)
+    auto: Any = transformers.AutoModelForImageClassification
+    network = auto.from_config(config)
     classifier = classifier_of(Logits(network), config.image_size)
     layer = find_spatial_layer(classifier)
     if kind == "vit":  # its list of blocks has another name in other versions
         assert layer.name.endswith("1.layernorm_before")
-        layer_name = layer.name
-        expected = replace(expected, name=layer_name)
+        expected = replace(expected, name=layer.name)
     assert layer == expected
     assert grad_cam(classifier, images(1, config.image_size), torch.tensor([3])).maps.shape == (1, *grid)
 

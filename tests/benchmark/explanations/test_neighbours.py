@@ -120,7 +120,7 @@ def test_refusals(arguments: dict[str, Any], reason: str) -> None:
         nearest(given["queries"], given["classes"], references, everything(references, [0]), k=given["k"])
 
 
-# ----------------------------------------------------------------------------------------------------- features
+# --------------------------------------------------------------------------------------------------- features
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto"])
