@@ -15,6 +15,8 @@ from annotations.errors import BeyondError
 from benchmark.cli.score import choose_device, default_workers, say
 
 if TYPE_CHECKING:
+    import torch
+
     from benchmark.classifier import Classifier
     from benchmark.explanations.stimuli import Prediction, References
 
@@ -94,7 +96,9 @@ def explain(
     with runs.locked(run):
         references = None
         if references_spec is not None:
-            references = _references(run, classifier, references_spec, set(wanted.values()), neighbours)
+            references = _references(
+                run, classifier, references_spec, set(wanted.values()), neighbours, where
+            )
         manifest = write_pack(
             target,
             make_stimuli(classifier, batches(), explain=heat, references=references),
@@ -145,7 +149,9 @@ def adversarial_classes(run: Path, limit: int | None) -> dict[str, int]:
     return {row.adversarial: row.adversarial_class for row in kept[:limit]}
 
 
-def _references(run: Path, classifier: Classifier, spec: str, classes: set[int], k: int) -> References:
+def _references(
+    run: Path, classifier: Classifier, spec: str, classes: set[int], k: int, device: torch.device
+) -> References:
     """Features of the reference images, made again only if they are of other images or weights."""
     import numpy as np
 
@@ -165,7 +171,7 @@ def _references(run: Path, classifier: Classifier, spec: str, classes: set[int],
     if features is None or features.info is None or features.info.images != images.fingerprint:
         with (
             meter("Features of the references", len(images)) as progress,
-            Decoder(classifier.preprocessing, workers=default_workers(), batch_size=32) as decoder,
+            Decoder(classifier.preprocessing, workers=default_workers(device), batch_size=32) as decoder,
         ):
             features = write_features(
                 run,

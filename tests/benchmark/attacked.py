@@ -37,12 +37,14 @@ MODEL = textwrap.dedent(
         def __init__(self):
             super().__init__()
             data = np.load(HERE / "prototypes.npz")
-            self.weight = nn.Parameter(torch.tensor(data["weight"]))
-            self.bias = nn.Parameter(torch.tensor(data["bias"]))
+            self.head = nn.Linear(48, 1000)
+            with torch.no_grad():
+                self.head.weight.copy_(torch.tensor(data["weight"]))
+                self.head.bias.copy_(torch.tensor(data["bias"]))
 
         def forward(self, x):
             time.sleep(float(os.environ.get("TEST_SLEEP", "0")))
-            return nn.functional.adaptive_avg_pool2d(x, 4).flatten(1) @ self.weight.T + self.bias
+            return self.head(nn.functional.adaptive_avg_pool2d(x, 4).flatten(1))
 
 
     class Random(Nearest):
