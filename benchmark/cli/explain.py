@@ -15,8 +15,6 @@ from annotations.errors import BeyondError
 from benchmark.cli.score import choose_device, default_workers, say
 
 if TYPE_CHECKING:
-    import torch
-
     from benchmark.classifier import Classifier
     from benchmark.explanations.stimuli import Prediction, References
 
@@ -96,9 +94,7 @@ def explain(
     with runs.locked(run):
         references = None
         if references_spec is not None:
-            references = _references(
-                run, classifier, references_spec, set(wanted.values()), neighbours, where
-            )
+            references = _references(run, classifier, references_spec, set(wanted.values()), neighbours)
         manifest = write_pack(
             target,
             make_stimuli(classifier, batches(), explain=heat, references=references),
@@ -149,9 +145,7 @@ def adversarial_classes(run: Path, limit: int | None) -> dict[str, int]:
     return {row.adversarial: row.adversarial_class for row in kept[:limit]}
 
 
-def _references(
-    run: Path, classifier: Classifier, spec: str, classes: set[int], k: int, device: torch.device
-) -> References:
+def _references(run: Path, classifier: Classifier, spec: str, classes: set[int], k: int) -> References:
     """Features of the reference images, made again only if they are of other images or weights."""
     import numpy as np
 
@@ -163,6 +157,7 @@ def _references(
     from benchmark.progress import meter
 
     images = open_image_set(spec)
+    device = next(classifier.module.parameters()).device
     row_of = {image_id: i for i, image_id in enumerate(images.ids)}
     try:
         features = open_features(run, weights_sha256=classifier.weights_sha256, verify=True)

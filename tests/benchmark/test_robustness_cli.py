@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from annotations.judgements import LabelSets
-from benchmark import attack_engine
+from benchmark import attack_engine, attacks
 from benchmark.attack_records import ADVERSARIALS, ROBUSTNESS, iter_adversarials, read_attacks
 from benchmark.records import part_paths
 from benchmark.runs import read_run
@@ -132,10 +132,13 @@ def test_a_second_time_does_nothing_and_another_radius_is_added(
     assert score(world, out, "--eps", "4/255") == 0
     first, files = card(out), part_paths(out / ROBUSTNESS)
     calls = []
-    evaluate = attack_engine.attacks.evaluate
-    monkeypatch.setattr(
-        attack_engine.attacks, "evaluate", lambda *a, **k: (calls.append(1), evaluate(*a, **k))[1]
-    )
+
+    def counted(*args: Any, **options: Any) -> attacks.Report:
+        calls.append(1)
+        return evaluate(*args, **options)
+
+    evaluate = attacks.evaluate
+    monkeypatch.setattr(attacks, "evaluate", counted)
     assert score(world, out, "--eps", "4/255") == 0
     assert (card(out), part_paths(out / ROBUSTNESS), calls) == (first, files, [])
     # A smaller and a larger radius, later: the same curve as in one go.
@@ -163,7 +166,7 @@ def test_more_images_and_lists_of_images(world: World, tmp_path: Path) -> None:
 def test_other_label_sets_are_attacked_anew(world: World, tmp_path: Path) -> None:
     """A run attacked without them gives bounds, and the exact figure once it is attacked again."""
     out = tmp_path / "run"
-    command = ["score", world.spec(), "--images", world.images, "--workers", "0", "--tracks", "robustness"]
+    command = ("score", world.spec(), "--images", world.images, "--workers", "0", "--tracks", "robustness")
     assert run(*command, "--out", out, "--annotations", "sample") == 0  # judges none of these images
     assert "robust_accuracy_rectified" not in card(out)["tracks"]["robustness"]["metrics"]
     assert run("rescore", out, "--annotations", world.labels) == 0
@@ -211,7 +214,7 @@ def test_a_seed_or_budget_of_another_kind_is_refused(
 ) -> None:
     out = tmp_path / "run"
     assert score(world, out, "--attack-limit", "2") == 0
-    monkeypatch.setitem(attack_engine.SUITES, "quick", lambda n, e: attack_engine.attacks.standard(n, e))
+    monkeypatch.setitem(attack_engine.SUITES, "quick", attacks.standard)
     capsys.readouterr()
     assert score(world, out) == 2
     assert "other settings; choose another --out" in " ".join(capsys.readouterr().err.split())

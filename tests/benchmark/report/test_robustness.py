@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,10 +28,9 @@ RADII = (0.5 / 255, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
 
 def attacked(*, n: int = 40, message: str = "two forward passes differ") -> Scorecard:
     """A scorecard with a curve over five radii, from records with a planted truth."""
-    rows, labels = [], {}
-    for seed, epsilon in enumerate(RADII):
-        made, labels, _ = simulate(np.random.default_rng(7 + 0 * seed), n)
-        rows += [type(r)(**{**r.__dict__, "epsilon": epsilon}) for r in made]
+    # The same images at each radius: what an image does there is nothing that these tests look at.
+    made, labels, _ = simulate(np.random.default_rng(7), n)
+    rows = [replace(row, epsilon=epsilon) for epsilon in RADII for row in made]
     findings = [FindingInfo(kind="randomised", message=message, images=4)]
     infos = [
         AttackInfo(threat="linf", epsilon=e, suite="quick", note="reduced", findings=findings) for e in RADII
