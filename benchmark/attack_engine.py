@@ -33,6 +33,7 @@ from benchmark.attack_records import (
     Row,
     adversarial_names,
     compact,
+    part_seconds,
     read_attacks,
 )
 from benchmark.attacks.goals import margin
@@ -509,6 +510,7 @@ class _Collector:
         self._device = settings.device
         self._index = {image_id: i for i, image_id in enumerate(examples.ids)}
         self._waiting: list[tuple[Row, torch.Tensor]] = []
+        self._since = time.monotonic()
 
     def _row(self, image_id: str, objective: str) -> Row | None:
         """An empty row, or None for an objective that this image does not have."""
@@ -539,6 +541,8 @@ class _Collector:
         if not broken or adversarial is None:
             self._writer.add(row)
             return
+        if not self._waiting:
+            self._since = time.monotonic()
         self._waiting.append((row, adversarial))
         if len(self._waiting) >= _TOGETHER:
             self._predict()
@@ -565,6 +569,8 @@ class _Collector:
 
     def flush_if_due(self) -> None:
         """Write a part if it is time."""
+        if self._waiting and time.monotonic() - self._since >= part_seconds():
+            self._predict()
         self._writer.flush_if_due()
 
     def flush(self) -> None:
