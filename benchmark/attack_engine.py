@@ -435,7 +435,14 @@ def _done(
             survived[row.image_id, objective] = row.survived
         elif row.status != "broken" or not settings.keep_adversarials or row.adversarial in stored:
             outcomes.append(_outcome(row, objective))
-    return attacks.Done(outcomes, survived), wanted - len(outcomes)
+    left = wanted - len(outcomes)
+    # Without a set of their own, images have the label as their set, and one verdict decides both.
+    outcomes += [
+        replace(outcome, objective="rectified", implied=True)
+        for outcome in outcomes
+        if outcome.objective == "original" and "rectified" in objectives and outcome.id not in examples.sets
+    ]
+    return attacks.Done(outcomes, survived), left
 
 
 def _outcome(row: Row, objective: attacks.Objective) -> attacks.Outcome:

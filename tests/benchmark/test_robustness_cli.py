@@ -177,6 +177,34 @@ def test_other_label_sets_are_attacked_anew(world: World, tmp_path: Path) -> Non
     assert metric["value"] == metric["upper"] == pytest.approx(6 / 11)
 
 
+def test_images_that_nobody_judged_are_attacked_once(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = LabelSets.load(world.labels, source="people")
+    judgements, images = sets.to_tables()
+    some = set(world.ids[:4])
+    few = [frame[frame["image_id"].isin(some)] for frame in (judgements, images)]
+    LabelSets.from_tables(few[0], few[1], source="few", revision="1").save(tmp_path / "few")
+    reports: list[attacks.Report] = []
+    evaluate = attacks.evaluate
+
+    def kept(*args: Any, **options: Any) -> attacks.Report:
+        reports.append(evaluate(*args, **options))
+        return reports[-1]
+
+    monkeypatch.setattr(attacks, "evaluate", kept)
+    command = ("score", world.spec(), "--images", world.images, "--workers", "0", "--tracks", "robustness")
+    out = tmp_path / "run"
+    assert run(*command, "--annotations", tmp_path / "few", "--eps", "4/255,8/255", "--out", out) == 0
+    entered = [s.entered for report in reports for s in report.stages if s.objective == "rectified"]
+    # Two of the four stand at 4/255, whose further class people accept or are unsure of.
+    assert entered
+    assert max(entered) <= 2
+    metrics = card(out)["tracks"]["robustness"]["metrics"]
+    assert (metrics["clean_accuracy"]["n"], metrics["robust_accuracy_rectified"]["n"]) == (12, 4)
+    assert metrics["robust_accuracy_rectified"]["value"] == 0.5
+
+
 def test_damaged_parts_are_made_again(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
