@@ -157,7 +157,7 @@ class CurvePoint:
 
 
 CURVE_HEIGHT = 260
-_LEFT, _TOP, _BOTTOM = 7.0, 4.0, 12.0  # margins around the plot, percent of width and height
+_LEFT, _TOP, _BOTTOM = 9.0, 4.0, 12.0  # margins around the plot, percent of width and height
 
 
 def curve(
@@ -187,7 +187,7 @@ def curve(
     body = ""
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         body += line("grid", _LEFT, up(share), 97, up(share))
-        text = f"{100 * share:.0f}" + (" %" if share == 1 else "")
+        text = f"{100 * share:.0f}" + ("%" if share == 1 else "")
         place = f'x="{_LEFT - 1:.2f}%" y="{up(share):.2f}%" dy="4" text-anchor="end"'
         body += f'<text class="tick" {place}>{text}</text>'
     last = -math.inf
