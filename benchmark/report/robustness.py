@@ -137,12 +137,21 @@ def attack_steps(track: Track, objective: str = "original") -> list[AttackStep]:
 
 @dataclass(frozen=True)
 class AcceptedPrediction:
-    """An adversarial prediction that people accept; distance as text in the threat's unit."""
+    """An adversarial prediction that people accept.
+
+    Attributes:
+        image_id: Id of the image.
+        original: Name of the original class.
+        predicted: Name of the class predicted.
+        distance: Size of the perturbation, as text in the threat's unit.
+        note: What to know of it, or empty.
+    """
 
     image_id: str
     original: str
     predicted: str
     distance: str
+    note: str = ""
 
 
 def accepted_predictions(track: Track, *, limit: int) -> list[AcceptedPrediction]:
@@ -157,6 +166,7 @@ def accepted_predictions(track: Track, *, limit: int) -> list[AcceptedPrediction
                 text_cell(row, "original"),
                 text_cell(row, "predicted"),
                 "" if distance is None or head is None else distance_text(head.threat, distance),
+                "" if row.get("label_kept") is not False else "they do not keep the label",
             )
         )
     return found

@@ -345,7 +345,8 @@ def _robustness(printer: _Printer, track: Track) -> None:
         table = printer.table(["", ""])
         for prediction in accepted:
             pair = f"{prediction.original} → {prediction.predicted}"
-            table.add_row(printer.cell(pair), printer.cell(prediction.distance))
+            note = f" ({prediction.note})" if prediction.note else ""
+            table.add_row(printer.cell(pair + note), printer.cell(prediction.distance))
         printer.show(table)
     groups = robustness.label_groups(track)
     if groups:

@@ -172,7 +172,7 @@ ROBUSTNESS = TrackInfo(
         "label_groups": "The figures by what people say of the original label.",
         "attacks": "For each attack: images left before it, and images it broke.",
         "adversarial_verdicts": "For each source: its verdicts on the adversarial predictions.",
-        "adversarial_predictions": "Adversarial predictions that people accept, nearest first.",
+        "adversarial_predictions": "Adversarial predictions that people accept; label kept, then nearest.",
         "distances": "Histogram of the smallest perturbation found for each image.",
         "warnings": "Reasons to read robust accuracy with care, such as masked gradients.",
     },

@@ -469,9 +469,9 @@ def _verdict_row(verdicts: Verdicts, source: str, labels: LabelSets) -> dict[str
 
 
 def _predictions(verdicts: Verdicts) -> Table:
-    """Adversarial predictions that people accept, the nearest first."""
+    """Adversarial predictions that people accept: those where they keep the label first, then the nearest."""
     rows = np.flatnonzero((verdicts.original == "broken") & (verdicts.verdict == Verdict.ACCEPTED))
-    rows = rows[np.lexsort((rows, verdicts.distance[rows]))][:TOP_PREDICTIONS]
+    rows = rows[np.lexsort((rows, verdicts.distance[rows], ~verdicts.kept[rows]))][:TOP_PREDICTIONS]
     names = class_names()
     table: Table = []
     for i in rows.tolist():
@@ -556,7 +556,7 @@ def _notes(
     kept, judged = int(verdicts.kept.sum()), int(verdicts.judged.sum())
     words = f"The rectified objective is to leave the classes that {primary} accepts or is unsure of"
     notes.append(
-        f"{words}; it is compared with the original one on the {kept:,} images whose label that keeps."
+        f"{words}; it is compared with the original one on the {kept:,} images whose label it keeps."
     )
     if judged > kept:
         apart = judged - kept
