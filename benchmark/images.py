@@ -396,7 +396,7 @@ def open_image_set(spec: str, *, ids_file: Path | None = None, limit: int | None
         images = layouts.open_sample()
     else:
         images = layouts.open_path(Path(spec))
-    return images.select(ids=None if ids_file is None else _read_ids(ids_file), limit=limit)
+    return images.select(ids=None if ids_file is None else read_ids(ids_file), limit=limit)
 
 
 class Rows(Protocol):
@@ -485,7 +485,7 @@ def _flat(table: Any) -> Any:
     return pa.table(columns)
 
 
-def _read_ids(path: Path) -> list[str]:
+def read_ids(path: Path) -> list[str]:
     """A file of ids, one a line."""
     try:
         ids = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]

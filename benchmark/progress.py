@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.status import Status
+from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -78,3 +80,39 @@ def meter(
         bar.add_task(description, total=total, rate="")
         result._bar = bar
         yield result
+
+
+class StatusLine:
+    """One line that says where long work of unknown length is."""
+
+    def __init__(self, name: str, console: Console | None) -> None:
+        self._name, self._console = name, console
+        self._last = time.monotonic()
+        self._live: Status | None = None
+
+    def update(self, text: str) -> None:
+        """Say where the work is: at once on a terminal, now and then elsewhere."""
+        line = f"{self._name}: {text}"
+        if self._live is not None:
+            self._live.update(Text(line))
+        elif self._console is not None and time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            print(line, file=sys.stderr, flush=True)  # noqa: T201 - this is the output
+
+
+@contextmanager
+def status_line(name: str, *, quiet: bool = False) -> Iterator[StatusLine]:
+    """Show one line about the work while the block runs.
+
+    Args:
+        name: What is being done.
+        quiet: Show nothing.
+    """
+    console = None if quiet else Console(stderr=True)
+    line = StatusLine(name, console)
+    if console is None or not console.is_terminal:
+        yield line
+        return
+    with console.status(Text(name)) as live:
+        line._live = live
+        yield line

@@ -135,7 +135,7 @@ def write_part(folder: Path, index: int, table: pa.Table, *, durable: bool = Tru
     """
     folder.mkdir(parents=True, exist_ok=True)
     sink = pa.BufferOutputStream()
-    floats = {"logits.list.element", "logsumexp"} & set(_leaves(table.schema))
+    floats = {"logits.list.element", "logsumexp", "pixels.list.element"} & set(_leaves(table.schema))
     pq.write_table(
         table,
         sink,

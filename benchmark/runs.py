@@ -4,6 +4,9 @@
 RUN/run.json                        what was run
 RUN/predictions/part-*.parquet      the records (see `benchmark.records`)
 RUN/skipped/part-*.parquet          images that could not be read, with the reason
+RUN/robustness/part-*.parquet      verdicts of attacks (see `benchmark.attack_records`)
+RUN/adversarials/part-*.parquet    the adversarial images: pixels, never to be published
+RUN/features/, RUN/explanations/   what `beyond explain` makes: pixels, never to be published
 RUN/quarantine/                     parts that were damaged and made again
 RUN/scorecard.json                  made from the above and the label sets alone
 ```
@@ -31,12 +34,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from annotations.classes import NUM_VALIDATION_IMAGES, validation_number
 from annotations.errors import BeyondError
 from benchmark import records
+from benchmark.attack_records import ADVERSARIALS, ROBUSTNESS, AttackInfo, has_attacks, read_attacks
 from benchmark.records import Predictions
 from benchmark.scorecard import SCORECARD_FILE, AnnotationsInfo, Cell, ImagesInfo, ModelInfo, Scorecard
 
 if TYPE_CHECKING:
     from annotations.judgements import LabelSets
     from benchmark.tracks.rectified import RectifiedResult
+    from benchmark.tracks.robustness import RobustnessResult
 
 RUN_FILE = "run.json"
 RUN_VERSION = 1
@@ -57,6 +62,7 @@ class RunInfo(BaseModel):
         default_factory=dict, description="What does not: batch, device, versions."
     )
     annotations: list[str] = Field(default_factory=list, description="Label sets it was last scored against.")
+    attacks: list[AttackInfo] = Field(default_factory=list, description="Suites it was attacked with.")
 
     def identity(self) -> dict[str, Any]:
         """Model, preprocessing, images and settings; not the machine, the batch size or the annotations."""
@@ -217,7 +223,15 @@ def write_run(run: Path, info: RunInfo) -> None:
 
 def clear(run: Path) -> None:
     """Remove what a run wrote, and nothing else."""
-    for name in (records.PREDICTIONS, records.SKIPPED, records.QUARANTINE):
+    for name in (
+        records.PREDICTIONS,
+        records.SKIPPED,
+        records.QUARANTINE,
+        ROBUSTNESS,
+        ADVERSARIALS,
+        "features",
+        "explanations",
+    ):
         shutil.rmtree(run / name, ignore_errors=True)
     for name in (RUN_FILE, SCORECARD_FILE):
         (run / name).unlink(missing_ok=True)
@@ -310,6 +324,22 @@ def rectified_result(
     return score_rectified(records.iter_predictions(run), labels)
 
 
+def save_attack(run: Path, attack: AttackInfo) -> None:
+    """Write what an evaluation was into `run.json`, in place of what it said of the same one before."""
+    info = read_run(run)
+    kept = {old.key: old for old in info.attacks} | {attack.key: attack}
+    write_run(run, info.model_copy(update={"attacks": [kept[key] for key in sorted(kept)]}))
+
+
+def robustness_result(run: Path, labels: Mapping[str, LabelSets]) -> RobustnessResult | None:
+    """The robustness track of a run, from its records and the label sets alone; None without attacks."""
+    if not has_attacks(run):
+        return None
+    from benchmark.tracks.robustness import score_robustness
+
+    return score_robustness(read_attacks(run), labels, read_run(run).attacks)
+
+
 def score_run(
     run: Path, annotations: Sequence[str] | None = None, *, labels: Mapping[str, LabelSets] | None = None
 ) -> Scorecard:
@@ -327,6 +357,7 @@ def score_run(
         if skipped:
             note = f"{skipped} images could not be read and are in no number; see {records.SKIPPED}/."
             track = track.model_copy(update={"notes": [*track.notes, note]})
+        attacked = robustness_result(run, labels)
         versions = info.environment.get("versions", {})
         provenance: dict[str, Cell] = {
             name: versions[name] for name in ("beyond-accuracy", "torch") if name in versions
@@ -337,7 +368,7 @@ def score_run(
             images=info.images.model_copy(update={"n": len(result.image_ids), "skipped": skipped}),
             annotations=AnnotationsInfo(sources={name: sets.revision for name, sets in labels.items()}),
             provenance=provenance,
-            tracks={"rectified": track},
+            tracks={"rectified": track} | ({"robustness": attacked.track} if attacked else {}),
         )
         write_atomically(run / SCORECARD_FILE, scorecard.to_json())
         if info.annotations != specs:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
-from benchmark.cli.score import score_models, show
+from benchmark.cli.score import AttackPlan, score_models, show
 
 MODEL = "efficientnet-lite0"
+RADII = ("0.25/255", "1/255", "4/255")
+EXAMPLES = 6
 
 
 @click.command()
@@ -16,11 +18,17 @@ MODEL = "efficientnet-lite0"
     "--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True, help="Run folder."
 )
 def demo(out: Path) -> None:
-    """Score EfficientNet-Lite0 on 20 sample photographs, and write the page that shows the result."""
+    """Score and attack EfficientNet-Lite0 on 20 sample photographs, and write pages that show the result."""
+    from benchmark.radii import parse_radius
+    from benchmark.report.examples import adversarial_examples
     from benchmark.report.page import render_page
     from benchmark.runs import write_atomically
 
-    click.echo(f"beyond score {MODEL} --images sample --annotations sample --out {out}", err=True)
+    click.echo(
+        f"beyond score {MODEL} --images sample --annotations sample --tracks rectified,robustness "
+        f"--eps {','.join(RADII)} --out {out}",
+        err=True,
+    )
     scorecards = score_models(
         [MODEL],
         images_spec="sample",
@@ -34,16 +42,20 @@ def demo(out: Path) -> None:
         limit=None,
         on_error="stop",
         overwrite=False,
+        plan=AttackPlan(epsilons=tuple(parse_radius(radius) for radius in RADII)),
     )
     show(scorecards, as_json=False)
-    page = out / "index.html"
+    page, local = out / "index.html", out / "with-images.html"
     write_atomically(page, render_page(scorecards[0][1]))
+    examples = adversarial_examples(out, EXAMPLES)
+    write_atomically(local, render_page(scorecards[0][1], examples=examples))
     click.echo(
         "\nTwenty photographs show how it works; they measure nothing. The label sets are the maintainers'\n"
         "illustrative judgements, not a human study.\n"
         f"\nLook at  {page}            the same as a page\n"
+        f"         {local}      and with images beside their adversarials: for you alone\n"
         f"         {out / 'scorecard.json'}     every number, for machines\n"
-        f"         {out / 'predictions'}/        the records they come from\n"
+        f"         {out / 'predictions'}/        the records they come from, and {out / 'robustness'}/\n"
         "\nNext     beyond score MODEL --images FOLDER_OF_VALIDATION_IMAGES --annotations real\n"
         "         beyond score --predictions FILE.npy --annotations real"
     )

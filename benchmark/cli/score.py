@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from annotations.errors import BeyondError
 
 if TYPE_CHECKING:
+    from annotations.judgements import LabelSets
+    from benchmark.classifier import Classifier
+    from benchmark.engine import Settings
+    from benchmark.images import ImageSet
     from benchmark.scorecard import Scorecard
 
-TRACKS = ("rectified",)
+TRACKS = ("rectified", "robustness")
+TIERS = ("quick", "standard", "curve")
 
 
 def say(message: str) -> None:
@@ -81,6 +88,28 @@ json_option = click.option(
 )
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images, by id.")
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
+@click.option("--tier", type=click.Choice(TIERS), help="Robustness: budgets, or a curve. [default: quick]")
+@click.option(
+    "--eps",
+    callback=split_list,
+    metavar="R,…",
+    help="Robustness: radii, e.g. 4/255. [default: 4/255, L2 0.5]",
+)
+@click.option("--norm", type=click.Choice(["linf", "l2"]), help="Robustness: the threat. [default: linf]")
+@click.option(
+    "--attack-ids",
+    type=click.Path(path_type=Path),
+    help="Robustness: attack only the images this file lists.",
+)
+@click.option("--attack-limit", type=click.IntRange(1), help="Robustness: attack only the first N images.")
+@click.option(
+    "--attack-batch-size", type=click.IntRange(1, 65536), help="Robustness: images at a time. [default: 32]"
+)
+@click.option(
+    "--keep-adversarials/--no-keep-adversarials",
+    default=None,
+    help="Robustness: keep adversarial images in the run folder, for this machine alone. [default: keep]",
+)
 @click.option(
     "--overwrite", is_flag=True, help="Throw away what the run folder holds, instead of going on with it."
 )
@@ -92,6 +121,7 @@ def score(models: tuple[str, ...], prediction_file: Path | None, **options: Any)
     beyond score efficientnet-lite0 --images sample
     beyond score timm:resnet50.a1_in1k --images ILSVRC2012_img_val --annotations real,consolidated
     beyond score --predictions resnet50.npy --annotations real,mla
+    beyond score efficientnet-lite0 --images sample --tracks rectified,robustness
 
     A run that was stopped goes on where it was when the same command is given again.
     """  # noqa: D301 - a backslash-b keeps click from joining the lines
@@ -100,7 +130,12 @@ def score(models: tuple[str, ...], prediction_file: Path | None, **options: Any)
         from benchmark.cli import did_you_mean
 
         raise BeyondError(did_you_mean(unknown[0], list(TRACKS), what="track"))
+    plan = attack_plan(**options)
     if prediction_file is not None:
+        if plan is not None:
+            raise BeyondError(
+                "the robustness track attacks a MODEL on --images; predictions cannot be attacked"
+            )
         if options["images_spec"]:
             raise BeyondError("--predictions and --images do not go together: predictions need no images")
         scorecards = score_predictions([prediction_file, *map(Path, models)], **options)
@@ -113,8 +148,81 @@ def score(models: tuple[str, ...], prediction_file: Path | None, **options: Any)
             )
         if options["ids_file"]:
             raise BeyondError("--ids goes with --predictions")
-        scorecards = score_models(models, **options)
+        scorecards = score_models(models, plan=plan, **options)
     show(scorecards, as_json=options["as_json"])
+
+
+@dataclass(frozen=True)
+class AttackPlan:
+    """What the options of the robustness track ask for.
+
+    Attributes:
+        suite: `quick` or `standard`.
+        norm: `linf` or `l2`.
+        epsilons: Radii, ascending.
+        ids_file: Attack only the images of this list.
+        limit: Attack only the first so many.
+        batch_size: Images at a time.
+        keep: Keep adversarial images.
+    """
+
+    suite: str = "quick"
+    norm: Literal["linf", "l2"] = "linf"
+    epsilons: tuple[float, ...] = (4 / 255,)
+    ids_file: Path | None = None
+    limit: int | None = None
+    batch_size: int = 32
+    keep: bool = True
+
+
+def attack_plan(
+    *,
+    tracks: Sequence[str],
+    tier: str | None,
+    eps: list[str] | None,
+    norm: Literal["linf", "l2"] | None,
+    attack_ids: Path | None,
+    attack_limit: int | None,
+    attack_batch_size: int | None,
+    keep_adversarials: bool | None,
+    **_: Any,
+) -> AttackPlan | None:
+    """What to attack with, or None if the robustness track is not asked for.
+
+    Raises:
+        BeyondError: An option of the track is given without it, or a radius cannot be meant.
+    """
+    given = {
+        "--tier": tier,
+        "--eps": eps,
+        "--norm": norm,
+        "--attack-ids": attack_ids,
+        "--attack-limit": attack_limit,
+        "--attack-batch-size": attack_batch_size,
+        "--keep-adversarials": keep_adversarials,
+    }
+    if "robustness" not in tracks:
+        lonely = [name for name, value in given.items() if value is not None]
+        if lonely:
+            raise BeyondError(f"{lonely[0]} goes with --tracks robustness")
+        return None
+    from benchmark.radii import CURVES, SINGLE, check_radii, parse_radius
+
+    norm, tier = norm or "linf", tier or "quick"
+    if eps is not None:
+        radii = tuple(sorted({parse_radius(text) for text in eps}))
+    else:
+        radii = CURVES[norm] if tier == "curve" else (SINGLE[norm],)
+    check_radii(norm, radii)
+    return AttackPlan(
+        suite="quick" if tier == "quick" else "standard",
+        norm=norm,
+        epsilons=radii,
+        ids_file=attack_ids,
+        limit=attack_limit,
+        batch_size=attack_batch_size or AttackPlan.batch_size,
+        keep=keep_adversarials is not False,
+    )
 
 
 def score_predictions(
@@ -179,6 +287,7 @@ def score_models(
     on_error: str,
     overwrite: bool,
     quiet: bool = False,
+    plan: AttackPlan | None = None,
     **_: Any,
 ) -> list[tuple[Path, Scorecard]]:
     """Run each model on the images, resuming what is there, and score each."""
@@ -189,6 +298,10 @@ def score_models(
     images = open_image_set(images_spec, limit=limit)
     default = ["sample"] if images.name == "sample" else ["real"]
     labels = runs.load_labels(annotations or default)
+    if plan is not None and images.total is None:
+        raise BeyondError(
+            f"{images.name} is streamed, and attacks read images more than once; download it first"
+        )
 
     import torch
 
@@ -234,6 +347,8 @@ def score_models(
                 if done:
                     say(f"going on with {run}: {len(done):,} images have a record already")
             summary = predict(classifier, images, run, settings, done=done, warn=say)
+            if plan is not None:
+                attack_images(classifier, images, run, plan, labels=labels, settings=settings)
         for kind, ids in sorted(summary.notes.items()):
             named = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
             say(f"{len(ids)} {kind} {'image' if len(ids) == 1 else 'images'} converted to RGB: {named}")
@@ -241,6 +356,52 @@ def score_models(
             say(f"{summary.skipped} images skipped; the reasons are in {run / 'skipped'}")
         scorecards.append((run, runs.score_run(run, annotations or default, labels=labels)))
     return scorecards
+
+
+def attack_images(
+    classifier: Classifier,
+    images: ImageSet,
+    run: Path,
+    plan: AttackPlan,
+    *,
+    labels: Mapping[str, LabelSets],
+    settings: Settings,
+) -> None:
+    """Attack the images as planned and record what is found. The run must be locked."""
+    from benchmark import attack_engine, runs
+    from benchmark.attack_records import repair
+    from benchmark.images import read_ids
+    from benchmark.tracks.robustness import primary_source
+
+    rows = attack_engine.choose_images(
+        images,
+        skipped=set(runs.skipped_images(run)),
+        ids=None if plan.ids_file is None else read_ids(plan.ids_file),
+        limit=plan.limit,
+        warn=say,
+    )
+    for path in repair(run):
+        say(f"a part was damaged and is made again; its bytes are kept in {path}")
+    primary = primary_source(labels)
+    attack_engine.attack(
+        classifier,
+        images,
+        rows,
+        run,
+        attack_engine.AttackSettings(
+            suite=plan.suite,
+            threat=plan.norm,
+            epsilons=plan.epsilons,
+            batch_size=plan.batch_size,
+            device=settings.device,
+            keep_adversarials=plan.keep,
+            quiet=settings.quiet,
+        ),
+        labels=None if primary is None else labels[primary],
+        there=runs.read_run(run).attacks,
+        save=partial(runs.save_attack, run),
+        warn=say,
+    )
 
 
 def show(scorecards: Sequence[tuple[Path, Scorecard]], *, as_json: bool) -> None:

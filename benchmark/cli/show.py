@@ -20,25 +20,45 @@ from annotations.errors import BeyondError
     help="Write one self-contained page to FILE.",
     metavar="FILE",
 )
-def show(run: Path, *, as_json: bool, html_file: Path | None) -> None:
+@click.option(
+    "--examples",
+    type=click.IntRange(0, 200),
+    default=0,
+    show_default=True,
+    help="With --html: show N images beside their adversarials. Such a page must not be published.",
+    metavar="N",
+)
+def show(run: Path, *, as_json: bool, html_file: Path | None, examples: int) -> None:
     """Show the scorecard of RUN, a run folder or a scorecard.json.
 
     \b
     beyond show runs/resnet50
     beyond show runs/resnet50 --html resnet50.html
+    beyond show runs/resnet50 --html local.html --examples 12
     beyond show runs/resnet50 --json | jq .tracks.rectified.metrics
     """  # noqa: D301 - click reads the escape
     from benchmark.scorecard import read_scorecard
 
     scorecard = read_scorecard(run)
+    if examples and html_file is None:
+        raise BeyondError("--examples goes with --html FILE: pictures need a page")
+    if examples and not run.is_dir():
+        raise BeyondError(f"--examples needs the run folder, which keeps the images; {run} is a file")
     if html_file is not None:
         from benchmark.report.page import render_page
         from benchmark.runs import write_atomically
 
         if not html_file.parent.is_dir():
             raise BeyondError(f"there is no folder {html_file.parent}; make it, or write the page elsewhere")
-        write_atomically(html_file, render_page(scorecard))
+        found = []
+        if examples:
+            from benchmark.report.examples import adversarial_examples
+
+            found = adversarial_examples(run, examples)
+        write_atomically(html_file, render_page(scorecard, examples=found))
         click.echo(f"wrote {html_file}", err=True)
+        if found:
+            click.echo("it holds pixels of the images: keep it on this machine, do not publish it", err=True)
     if as_json:
         click.echo(scorecard.to_json(), nl=False)
     elif html_file is None:

@@ -6,6 +6,7 @@ table, and once more in the picture's accessible name. Output depends on nothing
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -143,6 +144,73 @@ def dumbbell(scale: Scale, single: float, people: float, *, label: str) -> Marku
         f'<circle class="dot people" cx="{scale.x(people)}" cy="{middle}" r="5"/>'
     )
     return _svg(body, label)
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One point of a curve: where, how high in [0, 1], and the ends of its interval where it has one."""
+
+    x: float
+    y: float
+    ci_low: float | None = None
+    ci_high: float | None = None
+
+
+CURVE_HEIGHT = 260
+_LEFT, _TOP, _BOTTOM = 9.0, 4.0, 12.0  # margins around the plot, percent of width and height
+
+
+def curve(
+    lines: Sequence[tuple[str, Sequence[CurvePoint]]], ticks: Sequence[tuple[float, str]], *, label: str
+) -> Markup:
+    """Shares over a radius, one line a series, each point with its interval.
+
+    The horizontal axis is in square roots, so that small radii, where most happens, have room. A line joins
+    points for the eye alone.
+
+    Args:
+        lines: Colour (a CSS class, `single` or `people`) and points of each line, x ascending.
+        ticks: Value and text of the marks of the horizontal axis.
+        label: The accessible name.
+    """
+    furthest = max([point.x for _, points in lines for point in points] + [1e-9])
+
+    def across(value: float) -> float:
+        return _LEFT + (97 - _LEFT) * math.sqrt(max(value, 0.0) / furthest)
+
+    def up(share: float) -> float:
+        return _TOP + (100 - _TOP - _BOTTOM) * (1 - min(max(share, 0.0), 1.0))
+
+    def line(css: str, x1: float, y1: float, x2: float, y2: float) -> str:
+        return f'<line class="{css}" x1="{x1:.2f}%" y1="{y1:.2f}%" x2="{x2:.2f}%" y2="{y2:.2f}%"/>'
+
+    body = ""
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        body += line("grid", _LEFT, up(share), 97, up(share))
+        text = f"{100 * share:.0f}" + ("%" if share == 1 else "")
+        place = f'x="{_LEFT - 1:.2f}%" y="{up(share):.2f}%" dy="4" text-anchor="end"'
+        body += f'<text class="tick" {place}>{text}</text>'
+    last = -math.inf
+    for value, text in ticks:
+        if across(value) - last < 9:
+            continue  # the text would run into its neighbour
+        last = across(value)
+        body += line("grid", last, _TOP, last, 100 - _BOTTOM)
+        body += f'<text class="tick" x="{last:.2f}%" y="97%" text-anchor="middle">{escape(text)}</text>'
+    for number, (tone, points) in enumerate(lines):
+        # Side by side, so that neither hides the other where they agree.
+        part = "".join(
+            line(f"curve {tone}", across(a.x), up(a.y), across(b.x), up(b.y))
+            for a, b in itertools.pairwise(points)
+        )
+        for point in points:
+            if point.ci_low is not None and point.ci_high is not None:
+                part += line(
+                    f"whisker {tone}", across(point.x), up(point.ci_low), across(point.x), up(point.ci_high)
+                )
+            part += f'<circle class="dot {tone}" cx="{across(point.x):.2f}%" cy="{up(point.y):.2f}%" r="4"/>'
+        body += f'<g transform="translate({4 * number - 2 * (len(lines) - 1)} 0)">{part}</g>'
+    return _svg(body, label, height=CURVE_HEIGHT)
 
 
 def bar(scale: Scale, value: float, *, tone: str, label: str) -> Markup:

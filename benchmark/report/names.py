@@ -57,6 +57,13 @@ METRICS: dict[str, dict[str, MetricName]] = {
         "recall_at_k": MetricName("Of the accepted, found", "recall at k", "multilabel"),
         "mean_average_precision": MetricName("Accepted classes come first", "mAP", "multilabel"),
     },
+    "robustness": {
+        "clean_accuracy": MetricName("Right before any attack", "clean accuracy", "label"),
+        "robust_accuracy_original": MetricName("Never leaves the single label", "robust, original", "label"),
+        "robust_accuracy_rectified": MetricName("Never leaves what they accept", "robust, people", "people"),
+        "adversarial_acceptance": MetricName("Its attacked answer, accepted", "acceptance", "people"),
+        "hidden_robustness": MetricName("Robustness the label hides", "hidden", "change"),
+    },
 }
 
 TRACK_TITLES = {"rectified": "Rectified accuracy", "robustness": "Robustness", "criticism": "Model criticism"}

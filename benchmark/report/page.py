@@ -5,14 +5,15 @@ Each track has a template `track_NAME.html`; a track without one is shown as a p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from benchmark.report import charts, names, rectified, reproduce, text
+from benchmark.report import charts, names, rectified, reproduce, robustness, text
+from benchmark.report.examples import Example
 from benchmark.scorecard import Metric, Scorecard, Track
 
 _FOLDER = Path(__file__).parent
@@ -23,11 +24,16 @@ MAX_CLASSES = 15
 MAX_CONFUSIONS = 12
 
 
-def render_page(scorecard: Scorecard) -> str:
+def render_page(scorecard: Scorecard, *, examples: Sequence[Example] = ()) -> str:
     """One self-contained HTML page about a scorecard.
 
     The page depends on the scorecard alone, so the same scorecard always gives the same bytes. All that comes
     from it is escaped.
+
+    Args:
+        scorecard: What to show.
+        examples: Images beside their adversarials (`benchmark.report.examples`). A page with any holds pixels
+            of the images that were scored, and says that it must not be published.
     """
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
@@ -56,6 +62,7 @@ def render_page(scorecard: Scorecard) -> str:
         change_sentence=rectified.change_sentence(headline.change if headline else None),
         tracks=tracks,
         charts=charts,
+        examples=examples,
         command=reproduce.command(scorecard),
         facts=_facts(scorecard),
     )
@@ -190,5 +197,57 @@ def _rectified_view(name: str, track: Track) -> Mapping[str, Any]:
     }
 
 
+def _robustness_view(name: str, track: Track) -> Mapping[str, Any]:
+    rows = _metric_rows(name, track)
+    charted = [row for row in rows if row["key"] not in ("hidden_robustness",)]
+    points = robustness.curve(track)
+    lines: list[tuple[str, list[charts.CurvePoint]]] = []
+    same = [p for p in points if p.rectified and p.same_original and p.same_clean is not None]
+    if same:
+        # Both lines on the same images: those whose label people keep.
+        start = charts.CurvePoint(0, same[0].same_clean or 0.0)
+        lines.append(
+            ("single", [start, *(_curve_point(p, p.same_original) for p in same if p.same_original)])
+        )
+        lines.append(("people", [start, *(_curve_point(p, p.rectified) for p in same if p.rectified)]))
+    elif points:
+        start = charts.CurvePoint(0, points[0].clean)
+        lines.append(("single", [start, *(_curve_point(p, p.original) for p in points)]))
+    bins = robustness.distance_bins(track)
+    return {
+        "quoted": robustness.quoted(track),
+        "charted": charted,
+        "charted_scale": _metrics_scale(charted),
+        "changes": [row for row in rows if row not in charted],
+        "radii": robustness.radii(track),
+        "lines": lines,
+        "ticks": [(0.0, "0"), *((p.epsilon, p.short) for p in points)],
+        "curve_label": "Robust accuracy by radius: "
+        + "; ".join(
+            f"{p.text}, {text.percent(p.original.value)} % by the single label"
+            + (f", {text.percent(p.rectified.value)} % by what people accept" if p.rectified else "")
+            for p in points
+        ),
+        "steps": robustness.attack_steps(track),
+        "steps_scale": charts.Scale(0.0, 1.0, ()),
+        "verdicts": robustness.verdict_counts(track),
+        "accepted": robustness.accepted_predictions(track, limit=MAX_CONFUSIONS),
+        "accepted_total": len(track.tables.get("adversarial_predictions", [])),
+        "bins": bins,
+        "bins_scale": charts.Scale(0.0, float(max(1, *(max(b.original, b.rectified) for b in bins))), ())
+        if bins
+        else None,
+        "groups": robustness.label_groups(track),
+        "warnings": robustness.warnings(track),
+    }
+
+
+def _curve_point(row: robustness.Radius, share: robustness.Share) -> charts.CurvePoint:
+    return charts.CurvePoint(row.epsilon, share.value, share.ci_low, share.ci_high)
+
+
 # Track name to the function that prepares what its template `track_NAME.html` shows.
-TRACKS: dict[str, Callable[[str, Track], Mapping[str, Any]]] = {"rectified": _rectified_view}
+TRACKS: dict[str, Callable[[str, Track], Mapping[str, Any]]] = {
+    "rectified": _rectified_view,
+    "robustness": _robustness_view,
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import PurePath
 
+from benchmark.report import robustness
 from benchmark.report.text import clean
 from benchmark.scorecard import Scorecard
 
@@ -25,4 +26,8 @@ def command(scorecard: Scorecard) -> str:
     sources = [clean(source) for source in sorted(scorecard.annotations.sources)]
     if sources:
         words += ["--annotations", shlex.quote(",".join(sources))]
+    rows = robustness.curve(scorecard.tracks["robustness"]) if "robustness" in scorecard.tracks else []
+    if rows:
+        words += ["--tracks", "rectified,robustness", "--tier", shlex.quote(rows[0].suite)]
+        words += ["--norm", shlex.quote(rows[0].threat), "--eps", ",".join(row.short for row in rows)]
     return " ".join([*words, "--out", "RUN"])

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.report import names, rectified, reproduce, text
+from benchmark.report import names, rectified, reproduce, robustness, text
 from benchmark.scorecard import Scorecard, Track
 from benchmark.tracks import TrackInfo
 
@@ -287,8 +287,85 @@ def _rectified(printer: _Printer, track: Track) -> None:
         printer.show(table)
 
 
+def _robustness(printer: _Printer, track: Track) -> None:
+    for warned in robustness.warnings(track):
+        printer.gap()
+        printer.write(("Read with care: ", _ALARM), (f"{warned.message} ({warned.where}).", ""), indent=2)
+    rows = robustness.radii(track)
+    if rows:
+        printer.title("Robust accuracy by radius", note="right half: images whose label people keep")
+        table = printer.table(["attack", "n", "clean", "label", "n", "label", "people", "hidden", "95 %"])
+        for row in rows:
+            cells = [
+                printer.cell(f"{row.text} {row.suite}", "bold" if row.quoted and len(rows) > 1 else ""),
+                printer.cell(text.count(row.original.n), _QUIET),
+                printer.cell(text.percent(row.clean)),
+                printer.cell(text.percent(row.original.value), _SINGLE),
+            ]
+            if row.rectified and row.hidden and row.same_original is not None:
+                interval = ""
+                if row.hidden.ci_low is not None and row.hidden.ci_high is not None:
+                    ends = (text.percent(row.hidden.ci_low), text.percent(row.hidden.ci_high))
+                    interval = "–".join(ends).replace("–-", " to -")
+                cells += [
+                    printer.cell(text.count(row.rectified.n), _QUIET),
+                    printer.cell(text.percent(row.same_original.value), _SINGLE),
+                    printer.cell(text.percent(row.rectified.value), _PEOPLE),
+                    printer.cell(text.percent(row.hidden.value)),
+                    printer.cell(interval, _QUIET),
+                ]
+            table.add_row(*cells)
+        for column in table.columns:
+            column.header_style = _QUIET
+        table.padding = (0, 1, 0, 0)
+        printer.show(table)
+    steps = robustness.attack_steps(track)
+    if steps:
+        printer.title("What broke it", note="images broken, of those left before the attack")
+        table = printer.table(["", "", ""])
+        table.columns[1].justify = "left"
+        for step in steps:
+            table.add_row(
+                printer.cell(step.attack),
+                printer.cell(printer.bar(step.broke / step.before), "yellow"),
+                printer.cell(f"{text.count(step.broke)} of {text.count(step.before)}"),
+            )
+        printer.show(table)
+    counts = robustness.verdict_counts(track)
+    if counts:
+        printer.title("What people say of its attacked answers")
+        table = printer.table(["judged by", "answers", "accepted", "unsure", "rejected", "unjudged"])
+        for c in counts:
+            numbers = (c.n, c.accepted, c.unsure, c.rejected, c.unjudged)
+            table.add_row(printer.cell(c.source), *(printer.cell(text.count(n)) for n in numbers))
+        printer.show(table)
+    accepted = robustness.accepted_predictions(track, limit=MAX_CONFUSIONS)
+    if accepted:
+        printer.title("Attacked answers that people accept", note="label → answer, size of the perturbation")
+        table = printer.table(["", ""])
+        for prediction in accepted:
+            pair = f"{prediction.original} → {prediction.predicted}"
+            note = f" ({prediction.note})" if prediction.note else ""
+            table.add_row(printer.cell(pair + note), printer.cell(prediction.distance))
+        printer.show(table)
+    groups = robustness.label_groups(track)
+    if groups:
+        printer.title("By what people say of the label")
+        table = printer.table(["", "n", "clean", "robust, label", "robust, people"])
+        for group in groups:
+            people = "" if group.rectified is None else text.percent(group.rectified)
+            table.add_row(
+                printer.cell(group.label),
+                printer.cell(text.count(group.n), _QUIET),
+                printer.cell(text.percent(group.clean)),
+                printer.cell(text.percent(group.original), _SINGLE),
+                printer.cell(people, _PEOPLE),
+            )
+        printer.show(table)
+
+
 # Track name to what is printed below its metrics.
-TRACKS: dict[str, Callable[[_Printer, Track], None]] = {"rectified": _rectified}
+TRACKS: dict[str, Callable[[_Printer, Track], None]] = {"rectified": _rectified, "robustness": _robustness}
 
 
 def print_tracks(tracks: Iterable[TrackInfo], *, console: Console) -> None:

@@ -138,7 +138,47 @@ RECTIFIED = TrackInfo(
     },
 )
 
-TRACKS: dict[str, TrackInfo] = {RECTIFIED.name: RECTIFIED}
+ROBUSTNESS = TrackInfo(
+    name="robustness",
+    version=1,
+    title="Can an adversary force a prediction that people reject?",
+    headline="robust_accuracy_original",
+    function="benchmark.tracks.robustness:score_robustness",
+    metrics=(
+        MetricInfo("clean_accuracy", "Clean", "Top-1 on the original labels, on the attacked images."),
+        MetricInfo(
+            "robust_accuracy_original",
+            "Robust, original label",
+            "Share of attacked images whose prediction no attack moved from the original label.",
+        ),
+        MetricInfo(
+            "robust_accuracy_rectified",
+            "Robust, people's labels",
+            "Share of images whose prediction no attack moved out of what people accept or are unsure of.",
+        ),
+        MetricInfo(
+            "hidden_robustness",
+            "Hidden robustness",
+            "Robust accuracy by people's labels minus that by the original label, on the same images.",
+        ),
+        MetricInfo(
+            "adversarial_acceptance",
+            "Accepted adversarials",
+            "Share of adversarial predictions that people accept, where they keep the original label.",
+        ),
+    ),
+    tables={
+        "by_epsilon": "For each threat, radius and suite: clean and robust accuracy under both objectives.",
+        "label_groups": "The figures by what people say of the original label.",
+        "attacks": "For each attack: images left before it, and images it broke.",
+        "adversarial_verdicts": "For each source: its verdicts on the adversarial predictions.",
+        "adversarial_predictions": "Adversarial predictions that people accept; label kept, then nearest.",
+        "distances": "Histogram of the smallest perturbation found for each image.",
+        "warnings": "Reasons to read robust accuracy with care, such as masked gradients.",
+    },
+)
+
+TRACKS: dict[str, TrackInfo] = {track.name: track for track in (RECTIFIED, ROBUSTNESS)}
 """All tracks by name."""
 
 

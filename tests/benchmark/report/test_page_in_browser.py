@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page
 from benchmark.report.page import render_page
 from benchmark.scorecard import Scorecard
 from tests.benchmark.report import made_up
+from tests.benchmark.report.test_robustness import attacked
 from tests.browser import open_browser
 
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror=alert(1)>"\'&{{7*7}}'
@@ -47,13 +48,14 @@ def open_page(
     return page, trouble
 
 
-@pytest.mark.parametrize("name", ["full", "tiny", "bare", "hostile"])
+@pytest.mark.parametrize("name", ["full", "tiny", "bare", "hostile", "attacked"])
 def test_page_is_quiet_and_fits(browser: Browser, tmp_path: Path, name: str) -> None:
     cards = {
         "full": made_up.full(),
         "tiny": made_up.tiny(),
         "bare": made_up.bare(),
         "hostile": made_up.full(name=HOSTILE, class_prefix=HOSTILE + "W" * 120, spec=HOSTILE),
+        "attacked": attacked(message=HOSTILE + "W" * 120),
     }
     for scheme in ("light", "dark"):
         page, trouble = open_page(browser, cards[name], tmp_path, width=1280, scheme=scheme)

@@ -1,0 +1,305 @@
+"""How the network is run under attack: options that change speed, never what counts as a success."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from annotations.errors import BeyondError
+
+Model = Callable[[torch.Tensor], torch.Tensor]
+"""Images (B, C, H, W) in [0, 1] to logits (B, K); gradients reach the images."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Options of the network that attacks run on. Successes are re-predicted without any of them.
+
+    Attributes:
+        channels_last: Run in the channels-last memory layout.
+        fold: Fold batch normalisation (in eval mode) into the convolution that feeds it.
+        autocast: Run in this lower precision where torch thinks it safe, or None.
+        compile: Run through `torch.compile`.
+        checkpointing: Recompute activations in the backward pass, for less memory; the network, or one part
+            of it, must offer `set_grad_checkpointing`.
+    """
+
+    channels_last: bool = False
+    fold: bool = False
+    autocast: Literal["bfloat16", "float16"] | None = None
+    compile: bool = False
+    checkpointing: bool = False
+
+    @classmethod
+    def fast(cls) -> Execution:
+        """Options that change results by rounding alone: channels-last and folding."""
+        return cls(channels_last=True, fold=True)
+
+    def describe(self) -> dict[str, Any]:
+        """The options as JSON-ready values."""
+        return asdict(self)
+
+
+def fold_batch_norm(module: nn.Module, example: torch.Tensor) -> tuple[nn.Module, int]:
+    """A copy of a network with batch normalisation folded into convolutions.
+
+    A pair is folded only if one run on `example` shows that the normalisation reads the very tensor that the
+    convolution returned, each once, and the folded copy gives the same logits; a pair that changes them, for
+    instance because something else reads the convolution too, is left as it was.
+
+    Args:
+        module: A network in eval mode. It is not changed.
+        example: A few images (B, C, H, W).
+
+    Returns:
+        The copy, and how many pairs were folded.
+    """
+    folded = copy.deepcopy(module).eval()
+    outputs: dict[int, tuple[str, torch.Tensor]] = {}
+    calls: dict[str, int] = {}
+    pairs: list[tuple[str, str]] = []
+    handles = []
+    names = {name: m for name, m in folded.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)}
+    if len({id(m) for m in names.values()}) != len(names):
+        return folded, 0
+
+    def after_conv(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            outputs[id(output)] = (name, output)
+
+        return hook
+
+    def before_norm(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            seen = outputs.get(id(args[0]))
+            if seen is not None:
+                pairs.append((seen[0], name))
+
+        return hook
+
+    for name, m in names.items():
+        if isinstance(m, nn.Conv2d):
+            handles.append(m.register_forward_hook(after_conv(name)))
+        elif m.track_running_stats:
+            handles.append(m.register_forward_pre_hook(before_norm(name)))
+    with torch.no_grad():
+        expected = folded(example.clone())
+    for handle in handles:
+        handle.remove()
+    outputs.clear()
+
+    scale = float(expected.abs().max())
+    candidates = [(conv, norm) for conv, norm in pairs if calls[conv] == 1 and calls[norm] == 1]
+
+    def agrees() -> bool:
+        with torch.no_grad():
+            return bool((folded(example.clone()) - expected).abs().max() <= 1e-4 * max(scale, 1e-6))
+
+    undo = [_fold_pair(folded, conv, norm) for conv, norm in candidates]
+    if undo and not agrees():
+        # Rare: find the pairs that may not be folded one by one.
+        for restore in undo:
+            restore()
+        undo = []
+        for conv, norm in candidates:
+            restore = _fold_pair(folded, conv, norm)
+            if agrees():
+                undo.append(restore)
+            else:
+                restore()
+    return folded, len(undo)
+
+
+def _fold_pair(root: nn.Module, conv_name: str, norm_name: str) -> Callable[[], None]:
+    """Fold one pair in place and return what undoes it."""
+    conv, norm = root.get_submodule(conv_name), root.get_submodule(norm_name)
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    # timm's BatchNormAct2d is a batch normalisation with `drop` and `act` after it; those stay.
+    tail = [m for m in (getattr(norm, "drop", None), getattr(norm, "act", None)) if isinstance(m, nn.Module)]
+    tail = [m for m in tail if not isinstance(m, nn.Identity)]
+    rest: nn.Module = nn.Identity() if not tail else tail[0] if len(tail) == 1 else nn.Sequential(*tail)
+    fused = nn.utils.fuse_conv_bn_eval(conv, norm)
+    root.set_submodule(conv_name, fused)
+    root.set_submodule(norm_name, rest)
+
+    def restore() -> None:
+        root.set_submodule(conv_name, conv)
+        root.set_submodule(norm_name, norm)
+
+    return restore
+
+
+class NoGradientError(BeyondError):
+    """The model's logits carry no gradient with respect to its input."""
+
+
+class Net:
+    """A model under attack: logits, gradients, and a count of what they cost.
+
+    Attributes:
+        reference: The model as given.
+        execution: The options that are in use.
+        folded: How many batch normalisations were folded.
+        forwards: Images run forward so far.
+        backwards: Images run backward so far.
+        protect: Hand the model copies, because it writes into its input.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        execution: Execution | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        example: torch.Tensor | None = None,
+    ) -> None:
+        """Prepare the model.
+
+        Args:
+            model: The model. If it is an `nn.Module` it must be in eval mode on `device`.
+            execution: Options, or None for none. Those that change the network need an `nn.Module`.
+            device: Where images go.
+            dtype: Precision that attacks compute in: float32, or float64 in tests.
+            example: A few images (B, C, H, W) in [0, 1], needed to fold.
+
+        Raises:
+            BeyondError: An option cannot be applied to this model.
+        """
+        self.reference = model
+        self.execution = execution or Execution()
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.forwards = 0
+        self.backwards = 0
+        self.folded = 0
+        self.protect = False
+        self._run = self._prepare(model, example)
+
+    def _prepare(self, model: Model, example: torch.Tensor | None) -> Model:
+        options = self.execution
+        if options == Execution():
+            return model
+        if not isinstance(model, nn.Module):
+            if options.autocast is not None and options == Execution(autocast=options.autocast):
+                return model
+            raise BeyondError("execution options need a torch module: pass Execution() for a plain function")
+        module: nn.Module = model
+        if options.fold:
+            if example is None:
+                raise BeyondError("folding batch normalisation needs example images: pass example=")
+            module, self.folded = fold_batch_norm(module, example.to(self.device, self.dtype))
+        elif options.channels_last or options.checkpointing:
+            module = copy.deepcopy(module)
+        if module is not model:
+            module.requires_grad_(False)
+        if options.channels_last:
+            module = module.to(memory_format=torch.channels_last)
+        if options.checkpointing:
+            parts = [m for m in module.modules() if hasattr(m, "set_grad_checkpointing")]
+            if not parts:
+                raise BeyondError("this model has no set_grad_checkpointing: run without checkpointing")
+            parts[0].set_grad_checkpointing(True)  # type: ignore[operator]
+        if options.compile:
+            compiled: Model = torch.compile(module)
+            return compiled
+        return module
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.execution.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, self.execution.autocast))
+
+    def _call(self, x: torch.Tensor) -> torch.Tensor:
+        self.forwards += len(x)
+        if self.protect:
+            x = x.clone()
+        if self.execution.channels_last and x.shape[1] > 1:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            logits = self._run(x)
+        return logits.to(self.dtype)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K) of images (B, C, H, W), without a graph."""
+        if not len(x):
+            raise ValueError("no images")
+        with torch.no_grad():
+            return self._call(x)
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K) of the model as given, with no option in use."""
+        self.forwards += len(x)
+        with torch.no_grad():
+            logits = self.reference(x.clone() if self.protect else x)
+        return logits.to(self.dtype)
+
+    def gradient(
+        self, x: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits, loss and the gradient of the loss at `x`.
+
+        Args:
+            x: Images (B, C, H, W).
+            loss: From logits (B, K) to one value a row (B,).
+
+        Returns:
+            Logits (B, K), losses (B,) and gradients (B, C, H, W), detached. A gradient that is not finite is
+            returned as zero there.
+
+        Raises:
+            NoGradientError: Nothing connects the logits to the image.
+        """
+        logits, values, gradients = self.gradients(x, lambda z: loss(z)[:, None])
+        return logits, values[:, 0], gradients[:, 0]
+
+    def gradients(
+        self, x: torch.Tensor, losses: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As `gradient` for J losses at once, with one backward pass each on one graph.
+
+        Args:
+            x: Images (B, C, H, W).
+            losses: From logits (B, K) to values (B, J).
+
+        Returns:
+            Logits (B, K), losses (B, J) and gradients (B, J, C, H, W).
+        """
+        with torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_()
+            logits = self._call(leaf)
+            if not logits.requires_grad:
+                raise NoGradientError(
+                    "the model gives no gradient: use attacks that need none, such as Square"
+                )
+            values = losses(logits)
+            parts = []
+            columns = values.shape[1]
+            for j in range(columns):
+                (part,) = torch.autograd.grad(
+                    values[:, j].sum(), leaf, retain_graph=j < columns - 1, allow_unused=True
+                )
+                if part is None:
+                    raise NoGradientError(
+                        "the model gives no gradient: use attacks that need none, such as Square"
+                    )
+                self.backwards += len(x)
+                parts.append(part.contiguous())
+        gradients = parts[0][:, None] if columns == 1 else torch.stack(parts, dim=1)
+        gradients = torch.nan_to_num(gradients, nan=0.0, posinf=0.0, neginf=0.0)
+        return logits.detach(), values.detach(), gradients
+
+
+def chunks(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover `range(count)`."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
