@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check bench site browser clean
+.PHONY: help demo test check strength bench site browser clean
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -34,6 +34,9 @@ check: $(VENV)/.dev ## Run linters, the type checker and the import rules
 	$(BIN)/deptry .
 	$(BIN)/actionlint
 	$(BIN)/zizmor --offline --quiet .github
+
+strength: $(VENV)/.dev ## Measure the attacks at full budget against AutoAttack's figures (minutes)
+	@$(BIN)/python -m pytest -m strength tests/benchmark/attacks
 
 bench: $(VENV)/.dev ## Measure against the peers, side by side
 	@$(BIN)/python -m pytest tests/bench --benchmark-only

@@ -73,7 +73,7 @@ def test_verdicts_depend_on_the_image_alone(shared_data: Path) -> None:
 
 
 @pytest.mark.shared
-@pytest.mark.slow
+@pytest.mark.strength
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize(
     ("name", "norm", "eps", "most"),
