@@ -44,6 +44,17 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         report.longrepr = f"BEYOND_REQUIRE_ALL=1 allows no skips: {reason}"
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    """The same for a whole module that is skipped while it is collected."""
+    outcome: pluggy.Result[pytest.CollectReport] = yield  # type: ignore[assignment]
+    report = outcome.get_result()
+    if os.environ.get("BEYOND_REQUIRE_ALL") == "1" and report.skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"BEYOND_REQUIRE_ALL=1 allows no skips: {reason}"
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of the shared development data; tests that use it carry `@pytest.mark.shared`."""
