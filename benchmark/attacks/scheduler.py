@@ -555,7 +555,8 @@ class _Evaluation:
                     continue
                 if unit + 1 < attack.units:
                     ready.append((i, unit + 1))
-                elif self.on_survived is not None:
+                elif self.on_survived is not None and i not in self.nan and i not in self.flat:
+                    # What was noted of the others is in memory only, so they start again after a kill.
                     self.on_survived(self.ids[i], objective, number + 1)
             if len(leaving) == len(owners) and not ready:
                 break

@@ -397,6 +397,20 @@ def test_nan_under_attack_is_failed_and_never_robust_or_broken() -> None:
     assert [o.status for o in outcomes] == ["failed"]
 
 
+def test_nan_under_attack_is_not_forgotten_by_a_kill() -> None:
+    """An image that was noted counts as having survived nothing, so a resumed run meets its NaN again."""
+    x = torch.full((3, 6, 6), 0.5)
+    x[0] = 0.48
+    examples = [Example("grey", x, int(Linear()(x[None]).argmax()))]
+    survived: dict[tuple[str, Objective], int] = {}
+    suite = short(0.0101)
+    whole = evaluate(
+        Explodes().eval(), examples, suite, on_survived=lambda i, o, count: survived.update({(i, o): count})
+    )
+    resumed = evaluate(Explodes().eval(), examples, suite, done=Done((), survived))
+    assert [o.status for o in whole.outcomes] == [o.status for o in resumed.outcomes] == ["failed"]
+
+
 def test_training_mode_is_named() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(108, 4))
     examples = linear_examples(Linear(), 3)
