@@ -253,17 +253,16 @@ def score_predictions(
             if key not in fingerprints:
                 fingerprints[key] = (runs.fingerprint_of(predictions), runs.is_sample(predictions.image_ids))
             fingerprint, sample = fingerprints[key]
+            sha256 = file_sha256(file)
             info = runs.RunInfo(
-                model=ModelInfo(
-                    name=file.stem, spec=file.name, source={"predictions_sha256": file_sha256(file)}
-                ),
+                model=ModelInfo(name=file.stem, spec=file.name, source={"predictions_sha256": sha256}),
                 images=ImagesInfo(
                     name="predictions" if sample else "ILSVRC2012 validation",
                     n=len(predictions),
                     fingerprint=fingerprint,
                     sample=sample,
                 ),
-                settings={"predictions_sha256": file_sha256(file)},
+                settings={"predictions_sha256": sha256},
                 environment=state,
             )
             runs.write_predictions(run, predictions, info, overwrite=overwrite)
