@@ -78,7 +78,7 @@ class Outcome:
         distance: Norm of the perturbation: 0 if misclassified, infinite if none was found.
         label_inside: Whether the objective's set has the original label in it.
         gradient: Whether gradients helped to break it.
-        implied: Whether the verdict follows from that under the other objective, without a run of its own.
+        implied: Whether the verdict is that under the other objective, whose goal is the same.
     """
 
     id: str
@@ -193,6 +193,8 @@ class Report:
 OnOutcome = Callable[[Outcome, torch.Tensor | None], None]
 """Called with each verdict as it falls and the adversarial, float32 (C, H, W) on the CPU, if there is one.
 
+The last call for an image and objective counts: what was robust under one objective may yet be broken by what
+is found for the other.
 In a suite of minimal perturbations it is called each time an image's distance shrinks.
 """
 OnSurvived = Callable[[str, Objective, int], None]
@@ -230,8 +232,8 @@ def evaluate(
         examples: The images. Read when needed, and again for each run.
         suite: The attacks, with norm and radius.
         objectives: Objectives. With both, every break found for one that also breaks the other counts for
-            both, and an image whose original label is in its set and that is robust under `original` is
-            robust under `rectified` without a run, since leaving the set is the harder goal.
+            both, even where the other had its verdict, and an image whose set is the original label alone
+            is attacked once.
         batch_size: Rows at a time; halved if memory runs out. Changes nothing but rounding.
         execution: Options that change speed, or None for none.
         device: Where to compute.
@@ -446,12 +448,10 @@ class _Evaluation:
                 self.verdicts.setdefault((i, outcome.objective), outcome)
 
     def _imply(self) -> None:
-        """Verdicts under `rectified` that follow from those under `original`."""
-        for i in range(len(self.ids)):
-            if (i, "rectified") in self.verdicts or not self.label_inside[i, "rectified"]:
-                continue
+        """One verdict for both objectives where the set to leave is the original label alone."""
+        for i in sorted(self.same_goal):
             original = self.verdicts[i, "original"]
-            if original.status == "robust" or (i in self.same_goal and original.status == "failed"):
+            if (i, "rectified") not in self.verdicts and original.status in ("robust", "failed"):
                 self._decide(i, "rectified", original.status, None, prediction=self.clean[i], implied=True)
 
     def _close(self, objective: Objective) -> None:
@@ -699,15 +699,21 @@ class _Evaluation:
     def _goals_reached(
         self, i: int, objective: Objective, prediction: int, distance: float
     ) -> Iterable[Objective]:
-        """The objectives that a break with this prediction decides, or brings closer."""
-        yield objective
-        for other in self.objectives:
-            if other == objective:
+        """The objectives that a break with this prediction decides, brings closer, or overturns.
+
+        The original objective comes first: no kill between two records then leaves a break of the harder
+        goal without one of the easier.
+        """
+        for goal in self.objectives:
+            if goal == objective:
+                yield goal
                 continue
-            known = self.verdicts.get((i, other))
-            closer = known is None or (known.status == "broken" and distance < known.distance)
-            if closer and not bool(self._inside(self.examples[i], other)[prediction]):
-                yield other
+            known = self.verdicts.get((i, goal))
+            news = known is None or known.status in ("robust", "failed")
+            if known is not None and known.status == "broken":
+                news = distance < known.distance
+            if news and not bool(self._inside(self.examples[i], goal)[prediction]):
+                yield goal
 
     # Progress.
 

@@ -206,6 +206,42 @@ def test_rectified_is_the_harder_goal(shared_data: Path) -> None:
 
 
 @pytest.mark.shared
+def test_nothing_is_implied_but_where_the_goals_are_one(shared_data: Path) -> None:
+    """What the harder goal's attacks find counts for the easier goal, even after that had its verdict."""
+    model, examples = robust_small(shared_data, CIFAR, 60)
+    examples = rectified_sets(model, examples)
+    whole = evaluate(model, examples, short(EPS), objectives=("original", "rectified"))
+    sets = {e.id: e.accepted for e in examples}
+    for outcome in whole.of("rectified"):
+        accepted = sets[outcome.id]
+        assert accepted is not None
+        assert not outcome.implied or int(accepted.sum()) == 1
+
+    # As if the attacks on the label had missed what they found.
+    missed = [
+        replace(o, status="robust", by="", unit=-1, steps=-1, distance=float("inf"))
+        for o in whole.of("original")
+        if o.status == "broken"
+    ]
+    calls: list[tuple[str, str]] = []
+    again = evaluate(
+        model,
+        examples,
+        short(EPS),
+        objectives=("original", "rectified"),
+        done=Done(missed),
+        on_outcome=lambda o, _: calls.append((o.id, o.objective)) if o.status == "broken" else None,
+    )
+    label_in = {o.id for o in again.of("rectified") if o.label_inside and o.status == "broken"}
+    original = {o.id: o.status for o in again.of("original")}
+    overturned = label_in & {o.id for o in missed}
+    assert overturned
+    assert all(original[i] == "broken" for i in overturned)
+    for image_id in overturned:  # the easier goal is written first, so no kill leaves the harder one alone
+        assert calls.index((image_id, "original")) < calls.index((image_id, "rectified"))
+
+
+@pytest.mark.shared
 def test_curve_never_rises(shared_data: Path) -> None:
     model, examples = robust_small(shared_data, MNIST, 40)
     suites = [replace(short(eps), eps=eps) for eps in (0.05, 0.2, 0.3)]
