@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,10 @@ from annotations.errors import BeyondError
 from annotations.judgements import LabelSets, Verdict
 from benchmark import attacks
 from benchmark.attack_records import (
+    MINIMAL,
     ROBUSTNESS,
     Adversarial,
     AttackInfo,
-    AttackRecords,
     AttackWriter,
     Evaluation,
     FindingInfo,
@@ -34,6 +35,7 @@ from benchmark.attack_records import (
     adversarial_names,
     compact,
     part_seconds,
+    prune_adversarials,
     read_attacks,
 )
 from benchmark.attacks.goals import margin
@@ -51,10 +53,14 @@ Pixels = npt.NDArray[np.uint8]
 SUITES: Mapping[str, Callable[[attacks.Norm, float], attacks.Suite]] = {
     "quick": attacks.quick,
     "standard": attacks.standard,
+    MINIMAL: lambda norm, _: attacks.minimal(norm),
 }
 
+NO_RADIUS = (0.0,)
+"""What `AttackSettings.epsilons` is for `minimal`."""
+
 _AHEAD = 4  # images decoded before they are asked for
-_CACHE_BYTES = 64 * 2**20
+_CACHED = 64  # images kept at least; no more than two batches, so memory does not grow with their number
 _TOGETHER = 16  # adversarials predicted again at once
 
 
@@ -63,12 +69,14 @@ class AttackSettings:
     """How to attack. The batch size and the device change nothing but rounding.
 
     Attributes:
-        suite: `quick` or `standard`.
+        suite: `quick`, `standard` or `minimal`.
         threat: `linf` or `l2`.
-        epsilons: Radii in [0, 1] pixels.
+        epsilons: Radii in [0, 1] pixels; `NO_RADIUS` for `minimal`.
         batch_size: Images at a time; halved when memory runs out.
         device: A torch device.
         seed: Seed of all randomness, mixed with image id, attack and restart.
+        execution: How the network is run under attack; None takes `attacks.Execution.fast()` where the model
+            allows it.
         keep_adversarials: Keep adversarial pixels in the run folder. They never leave the machine.
         quiet: No progress.
     """
@@ -79,6 +87,7 @@ class AttackSettings:
     batch_size: int = 32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
+    execution: attacks.Execution | None = None
     keep_adversarials: bool = True
     quiet: bool = False
 
@@ -95,6 +104,8 @@ class AttackedImages:
         rows: Sequence[int],
         preprocessing: Preprocessing,
         sets: Mapping[str, tuple[int, ...]],
+        *,
+        batch_size: int = 1,
     ) -> None:
         """Choose images.
 
@@ -103,6 +114,7 @@ class AttackedImages:
             rows: Rows of it.
             preprocessing: What makes pixels of them.
             sets: Classes that the rectified objective must leave, by image id, where people judged.
+            batch_size: Images in use at a time.
         """
         self._images = images
         self._rows = list(rows)
@@ -110,8 +122,7 @@ class AttackedImages:
         self.sets = sets
         self.ids = [str(images.ids[i]) for i in self._rows]
         self.labels = [int(images.labels[i]) for i in self._rows]
-        height, width = preprocessing.input_size
-        self._capacity = max(2 * _AHEAD, _CACHE_BYTES // (3 * height * width))
+        self._capacity = max(_CACHED, 2 * batch_size)
         self._cache: OrderedDict[int, Future[Pixels]] = OrderedDict()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="beyond-decode")
 
@@ -245,17 +256,24 @@ def attack(
             note=suite.note,
             seed=settings.seed,
             settings=described,
+            execution=_plain((settings.execution or attacks.Execution.fast()).describe()),
             label_sets={labels.source: labels.revision} if labels is not None and sets else {},
         )
         old = known.get(info.key)
         if old is not None and old.identity() != info.identity():
+            was, now = old.identity(), info.identity()
+            differ = next(
+                f"another {name}" if name != "budgets" else "other budgets"
+                for name in was
+                if was[name] != now[name]
+            )
             raise BeyondError(
                 f"{run} holds attacks of suite {info.suite} at {radius_text(info.threat, epsilon)} with "
-                "other settings; choose another --out, or pass --overwrite"
+                f"{differ}; choose another --out, or pass --overwrite"
             )
         plan.append((suite, info if old is None else info.model_copy(update={"findings": old.findings})))
 
-    examples = AttackedImages(images, rows, classifier.preprocessing, sets)
+    examples = AttackedImages(images, rows, classifier.preprocessing, sets, batch_size=settings.batch_size)
     try:
         for number, (suite, info) in enumerate(plan, 1):
             name = f"{classifier.name}, {suite.name}, {radius_text(suite.norm, info.epsilon)}"
@@ -281,11 +299,11 @@ def _evaluate(
     warn: Callable[[str], None],
 ) -> None:
     objectives: tuple[attacks.Objective, ...] = ("original", "rectified") if examples.sets else ("original",)
-    begun = _plan_rows(run, examples, info.key, objectives, settings)
+    _plan_rows(run, examples, info.key, objectives, settings)
     _carry_up(run, settings)
-    found = read_attacks(run) if begun or part_paths(run / ROBUSTNESS) else None
-    done, left = _done(found, examples, info.key, objectives, settings, run)
-    if not left:
+    _mirror(run, examples, info.key)
+    resume = _resume(run, examples, suite, info.key, objectives, settings)
+    if not resume.left:
         return
     save(info)
     began = time.monotonic()
@@ -294,7 +312,7 @@ def _evaluate(
         AttackWriter(run, keep=settings.keep_adversarials) as writer,
         status_line(name, quiet=settings.quiet) as line,
     ):
-        collector = _Collector(writer, examples, info.key, module, settings)
+        collector = _Collector(writer, examples, info.key, module, settings, resume.best)
 
         def on_progress(progress: attacks.Progress) -> None:
             line.update(_progress_text(progress))
@@ -310,15 +328,18 @@ def _evaluate(
                 execution=execution,
                 device=settings.device,
                 seed=settings.seed,
-                done=done,
+                done=resume.done,
                 on_outcome=collector.outcome,
                 on_survived=collector.survived,
                 on_progress=on_progress,
             )
+            collector.finish()
         except RuntimeError as error:
             raise _explain(error) from error
         finally:
             collector.flush()
+    if info.suite == MINIMAL:
+        prune_adversarials(run)
     findings = {f.kind: f for f in info.findings}
     findings |= {
         f.kind: FindingInfo(kind=f.kind, message=f.message, images=f.images) for f in report.findings
@@ -370,15 +391,26 @@ def _plain(value: Any) -> Any:
 def _execution(
     module: torch.nn.Module, examples: AttackedImages, settings: AttackSettings, warn: Callable[[str], None]
 ) -> attacks.Execution:
-    """Options that change results by rounding alone, where the model allows them."""
-    fast = attacks.Execution.fast()
+    """The options that were asked for, tried once; or the fast ones, where the model allows them.
+
+    Raises:
+        BeyondError: The model does not run, or gives no gradient, with the options that were asked for.
+    """
+    asked = settings.execution
+    options = asked or attacks.Execution.fast()
+    example = examples[0].image[None].to(settings.device)
     try:
-        attacks.Net(module, execution=fast, device=settings.device, example=examples[0].image[None])
-    except Exception as error:  # noqa: BLE001 - a user's module may refuse to be copied in any way it likes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        warn(f"attacking the model as it is, without folding batch normalisation: {reason[:120]}")
+        net = attacks.Net(module, execution=options, device=settings.device, example=example)
+        if asked is not None:
+            with suppress(attacks.NoGradientError):  # what that means is found out, and said, by the attacks
+                net.gradient(example, lambda logits: logits.sum(1))
+    except Exception as error:
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:120]
+        if asked is not None:
+            raise BeyondError(f"the model cannot be attacked with this --execution: {reason}") from error
+        warn(f"attacking the model as it is, without folding batch normalisation: {reason}")
         return attacks.Execution()
-    return fast
+    return options
 
 
 def _plan_rows(
@@ -387,7 +419,7 @@ def _plan_rows(
     evaluation: Evaluation,
     objectives: Sequence[str],
     settings: AttackSettings,
-) -> bool:
+) -> None:
     """Write a pending row for each image and objective that has none, or whose set of classes has changed."""
     there: dict[tuple[str, str], tuple[int, ...]] = {}
     if part_paths(run / ROBUSTNESS):
@@ -406,43 +438,82 @@ def _plan_rows(
         with AttackWriter(run, keep=settings.keep_adversarials) as writer:
             for row in new:
                 writer.add(row)
-    return bool(new)
 
 
-def _done(
-    found: AttackRecords | None,
+def _mirror(run: Path, examples: AttackedImages, evaluation: Evaluation) -> None:
+    """Give images whose set is the label alone one verdict, where a kill fell between the two rows of it."""
+    found = read_attacks(run)
+    rows = {(row.objective, row.image_id): row for row in found.rows(found.rows_of(evaluation))}
+    late = []
+    for image_id, label in zip(examples.ids, examples.labels):
+        original, rectified = rows.get(("original", image_id)), rows.get(("rectified", image_id))
+        if original is None or rectified is None or examples.sets.get(image_id) != (label,):
+            continue
+        begun = original.status != "pending" or np.isfinite(original.distance)
+        if begun and (rectified.status, rectified.adversarial) != (original.status, original.adversarial):
+            late.append(replace(original, objective="rectified", implied=True))
+    if late:
+        with AttackWriter(run, keep=False) as writer:
+            for row in late:
+                writer.add(row)
+
+
+@dataclass(frozen=True)
+class _Resume:
+    """Where an evaluation stands.
+
+    Attributes:
+        done: What the scheduler need not do again.
+        left: Verdicts that are left to find.
+        best: The closest adversarial so far of images that `minimal` is not through with.
+    """
+
+    done: attacks.Done
+    left: int
+    best: dict[tuple[str, str], Row]
+
+
+def _resume(
+    run: Path,
     examples: AttackedImages,
+    suite: attacks.Suite,
     evaluation: Evaluation,
     objectives: Sequence[attacks.Objective],
     settings: AttackSettings,
-    run: Path,
-) -> tuple[attacks.Done, int]:
-    """What is finished, and how many verdicts are left to find."""
-    wanted = len(examples) + (len(examples.sets) if "rectified" in objectives else 0)
-    if found is None:
-        return attacks.Done(), wanted
+) -> _Resume:
+    """Read where an evaluation stands, from its records."""
+    found = read_attacks(run)
     stored = adversarial_names(run) if settings.keep_adversarials else set()
-    index = {image_id: i for i, image_id in enumerate(examples.ids)}
+    index = set(examples.ids)
     outcomes: list[attacks.Outcome] = []
     survived: dict[tuple[str, attacks.Objective], int] = {}
+    best: dict[tuple[str, str], Row] = {}
+    left = len(examples) + (len(examples.sets) if "rectified" in objectives else 0)
     for row in found.rows(found.rows_of(evaluation)):
         if row.image_id not in index or row.objective not in objectives:
             continue
         objective: attacks.Objective = "rectified" if row.objective == "rectified" else "original"
         if objective == "rectified" and row.image_id not in examples.sets:
             continue
-        if row.status == "pending":
-            survived[row.image_id, objective] = row.survived
-        elif row.status != "broken" or not settings.keep_adversarials or row.adversarial in stored:
+        if row.adversarial and settings.keep_adversarials and row.adversarial not in stored:
+            continue  # its pixels are lost, so it is attacked anew
+        if row.status != "pending":
             outcomes.append(_outcome(row, objective))
-    left = wanted - len(outcomes)
+            left -= 1
+            if evaluation.suite == MINIMAL:
+                survived[row.image_id, objective] = len(suite.attacks)
+            continue
+        survived[row.image_id, objective] = row.survived
+        if row.adversarial:
+            best[row.image_id, objective] = row
+            outcomes.append(_outcome(replace(row, status="broken"), objective))
     # Without a set of their own, images have the label as their set, and one verdict decides both.
     outcomes += [
         replace(outcome, objective="rectified", implied=True)
         for outcome in outcomes
         if outcome.objective == "original" and "rectified" in objectives and outcome.id not in examples.sets
     ]
-    return attacks.Done(outcomes, survived), left
+    return _Resume(attacks.Done(outcomes, survived), left, best)
 
 
 def _outcome(row: Row, objective: attacks.Objective) -> attacks.Outcome:
@@ -500,7 +571,10 @@ def _carry_up(run: Path, settings: AttackSettings) -> None:
 
 
 class _Collector:
-    """Turns outcomes into rows, predicting adversarials once more in float32, several at a time."""
+    """Turns outcomes into rows, predicting adversarials once more in float32, several at a time.
+
+    Under `minimal` a verdict is final once all attacks are over, so until then rows stay pending.
+    """
 
     def __init__(
         self,
@@ -509,6 +583,7 @@ class _Collector:
         evaluation: Evaluation,
         module: torch.nn.Module,
         settings: AttackSettings,
+        best: Mapping[tuple[str, str], Row],
     ) -> None:
         self._writer = writer
         self._examples = examples
@@ -518,6 +593,8 @@ class _Collector:
         self._index = {image_id: i for i, image_id in enumerate(examples.ids)}
         self._waiting: list[tuple[Row, torch.Tensor]] = []
         self._since = time.monotonic()
+        self._minimal = evaluation.suite == MINIMAL
+        self._best = dict(best)
 
     def _row(self, image_id: str, objective: str) -> Row | None:
         """An empty row, or None for an objective that this image does not have."""
@@ -557,8 +634,14 @@ class _Collector:
     def survived(self, image_id: str, objective: attacks.Objective, count: int) -> None:
         """Note that an image has survived so many attacks."""
         row = self._row(image_id, objective)
-        if row is not None:
-            self._writer.add(replace(row, survived=count))
+        if row is None:
+            return
+        if self._minimal:
+            self._predict()
+            row = self._best.get((image_id, objective), row)
+            if row.adversarial:
+                self._best[image_id, objective] = replace(row, survived=count)
+        self._writer.add(replace(row, survived=count))
 
     def _predict(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -572,7 +655,20 @@ class _Collector:
         margins = margin(logits, inside).tolist()
         for (row, x), value in zip(waiting, margins):
             clean = self._examples.pixels(self._index[row.image_id])
-            self._writer.add(replace(row, margin=value), Adversarial(row.image_id, clean, x.numpy()))
+            adversarial = Adversarial(row.image_id, clean, x.numpy())
+            row = replace(row, margin=value)
+            if self._minimal:
+                key = row.image_id, row.objective
+                count = self._best[key].survived if key in self._best else 0
+                row = replace(row, status="pending", survived=count, adversarial=adversarial.name)
+                self._best[key] = row
+            self._writer.add(row, adversarial)
+
+    def finish(self) -> None:
+        """Make the best that `minimal` found final."""
+        self._predict()
+        for row in self._best.values():
+            self._writer.add(replace(row, status="broken", survived=0))
 
     def flush_if_due(self) -> None:
         """Write a part if it is time."""

@@ -6,6 +6,9 @@
 Rows are only ever appended, and the last row of a key (image, threat, radius, suite, objective) counts. Every
 image to be attacked gets a row `pending` first, so records tell by themselves whether an evaluation is
 finished: the images that break come first, and a share of those alone would mean nothing.
+
+The suite `minimal` has no radius (epsilon is 0) and looks for the smallest perturbation: an image stays
+`pending`, with the best found so far, until all its attacks are over, and is then `broken` at that distance.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from benchmark import records
 
 ROBUSTNESS = "robustness"
 ADVERSARIALS = "adversarials"
+MINIMAL = "minimal"
 
 ROWS_SCHEMA = pa.schema(
     [
@@ -88,7 +92,7 @@ class AttackInfo(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     threat: str = Field(description="linf or l2.")
-    epsilon: float = Field(description="Radius in [0, 1] pixels.")
+    epsilon: float = Field(description="Radius in [0, 1] pixels; 0 for minimal, which has none.")
     suite: str
     note: str = Field(default="", description="What the suite may be called.")
     seed: int = 0
@@ -106,8 +110,12 @@ class AttackInfo(BaseModel):
         return Evaluation(self.threat, self.epsilon, self.suite)
 
     def identity(self) -> dict[str, Any]:
-        """What rows of one evaluation must have in common."""
-        return {"seed": self.seed, "settings": self.settings}
+        """What rows of one evaluation must have in common: all but what changes rounding alone."""
+        return {
+            "seed": self.seed,
+            "budgets": self.settings,
+            "precision": self.execution.get("autocast"),
+        }
 
 
 class Evaluation(NamedTuple):
@@ -126,7 +134,7 @@ class Row:
         image_id: Id of the image.
         original_label: Its original label.
         threat: `linf` or `l2`.
-        epsilon: Radius, in [0, 1] pixels.
+        epsilon: Radius, in [0, 1] pixels; 0 for `minimal`.
         suite: Name of the suite, as asked for.
         objective: `original` or `rectified`.
         status: One of `STATUSES`.
@@ -138,7 +146,7 @@ class Row:
         margin: Best logit outside the set minus best logit inside, at the adversarial; NaN if there is none.
         distance: Norm of the perturbation; NaN if there is none.
         gradient: Gradients helped to break it.
-        implied: The verdict follows from that under the other objective.
+        implied: The verdict is that under the other objective, whose goal is the same.
         survived: How many attacks of the suite it has survived, while pending.
         inside: The classes to leave, ascending: under `original`, the original label.
         adversarial: Name of the adversarial: the first 16 hex digits of the SHA-256 of its float32 pixels.
@@ -425,6 +433,22 @@ def adversarial_names(run: Path) -> set[str]:
             pq.read_table(path, columns=["adversarial"], partitioning=None)["adversarial"].to_pylist()
         )
     return names
+
+
+def prune_adversarials(run: Path) -> None:
+    """Remove the adversarials that no row names any more, such as those that a closer one replaced."""
+    wanted = set(read_attacks(run).table["adversarial"])
+    paths = records.part_paths(run / ADVERSARIALS)
+    index = _next_index(paths)
+    for path in paths:
+        table = pq.read_table(path, partitioning=None)
+        keep = [name in wanted for name in table["adversarial"].to_pylist()]
+        if all(keep):
+            continue
+        if any(keep):
+            records.write_part(run / ADVERSARIALS, index, table.filter(pa.array(keep)))
+            index += 1
+        path.unlink()
 
 
 def iter_adversarials(run: Path, names: Collection[str] | None = None) -> Iterator[Adversarial]:

@@ -53,13 +53,16 @@ def check_radii(threat: str, radii: Sequence[float]) -> None:
 
 
 def radius_text(threat: str, epsilon: float) -> str:
-    """Threat and radius for people.
+    """Threat and radius for people; the threat alone where there is no radius (0).
 
     Example:
         >>> radius_text("linf", 4 / 255), radius_text("linf", 0.5 / 255), radius_text("l2", 0.5)
         ('L∞ 4/255', 'L∞ 0.5/255', 'L2 0.5')
+        >>> radius_text("linf", 0)
+        'L∞'
     """
-    return f"{_NAMES.get(threat, threat)} {epsilon_text(threat, epsilon)}"
+    name = _NAMES.get(threat, threat)
+    return f"{name} {epsilon_text(threat, epsilon)}" if epsilon else name
 
 
 def epsilon_text(threat: str, epsilon: float) -> str:

@@ -241,6 +241,34 @@ def mcnemar(only_a: Numbers, only_b: Numbers, *, mid_p: bool = False) -> FloatAr
     return np.asarray(np.minimum(p, 1.0), dtype=np.float64)
 
 
+def median_interval(values: Numbers) -> tuple[float, Interval]:
+    """Median and an interval from order statistics, with no assumption on the distribution.
+
+    How many of n values lie below the median is Binomial(n, ½), so the k-th smallest and k-th largest hold it
+    with at least 95 % (Thompson 1936, Ann. Math. Stat. 7:122). Values may be infinite, for what was censored;
+    too few of them leave the interval open to infinity.
+
+    Args:
+        values: (n,), at least one, no NaN.
+
+    Example:
+        >>> value, (low, high) = median_interval(range(1, 12))
+        >>> value, float(low), float(high)
+        (6.0, 2.0, 10.0)
+    """
+    x = np.sort(np.asarray(values, dtype=np.float64).reshape(-1))
+    n = len(x)
+    middle = x[(n - 1) // 2 : n // 2 + 1]
+    # Not the mean of the two, which is NaN for an infinite pair and nothing that was measured otherwise.
+    value = float(middle.mean()) if np.isfinite(middle).all() else float(middle[-1])
+    # The largest k with P(fewer than k below) ≤ 2.5 %.
+    below = special.bdtr(np.arange(n), n, 0.5)
+    k = int((below <= 0.025).sum())
+    if k == 0:
+        return value, Interval(np.asarray(-np.inf), np.asarray(np.inf))
+    return value, Interval(np.asarray(x[k - 1]), np.asarray(x[n - k]))
+
+
 def paired_difference(only_a: Numbers, only_b: Numbers, n: Numbers, *, z: Numbers = Z95) -> Interval:
     """Tango's score interval for share(a) − share(b) on the same images.
 

@@ -511,6 +511,8 @@ class _Evaluation:
     def _open(self, i: int, objective: Objective) -> bool:
         """Whether attacks have something to do: no verdict, or a distance that may still shrink."""
         known = self.verdicts.get((i, objective))
+        if known is not None and objective == "rectified" and i in self.same_goal:
+            return False  # the original objective's attacks have had their turn
         return known is None or (self._minimal and known.status == "broken")
 
     # One attack.

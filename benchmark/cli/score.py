@@ -17,13 +17,15 @@ from annotations.errors import BeyondError
 
 if TYPE_CHECKING:
     from annotations.judgements import LabelSets
+    from benchmark.attacks import Execution
     from benchmark.classifier import Classifier
     from benchmark.engine import Settings
     from benchmark.images import ImageSet
     from benchmark.scorecard import Scorecard
 
 TRACKS = ("rectified", "robustness")
-TIERS = ("quick", "standard", "curve")
+TIERS = ("quick", "standard", "curve", "minimal")
+EXECUTION = ("channels-last", "fold", "compile", "checkpointing", "bfloat16", "float16", "none")
 
 
 def say(message: str) -> None:
@@ -88,7 +90,11 @@ json_option = click.option(
 )
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images, by id.")
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
-@click.option("--tier", type=click.Choice(TIERS), help="Robustness: budgets, or a curve. [default: quick]")
+@click.option(
+    "--tier",
+    type=click.Choice(TIERS),
+    help="Robustness: budgets, a curve over radii, or the smallest perturbations. [default: quick]",
+)
 @click.option(
     "--eps",
     callback=split_list,
@@ -104,6 +110,15 @@ json_option = click.option(
 @click.option("--attack-limit", type=click.IntRange(1), help="Robustness: attack only the first N images.")
 @click.option(
     "--attack-batch-size", type=click.IntRange(1, 65536), help="Robustness: images at a time. [default: 32]"
+)
+@click.option(
+    "--seed", type=click.IntRange(0), help="Robustness: seed of the attacks, recorded. [default: 0]"
+)
+@click.option(
+    "--execution",
+    callback=split_list,
+    metavar="NAME,…",
+    help=f"Robustness: how the network is run: {', '.join(EXECUTION)}. [default: channels-last,fold]",
 )
 @click.option(
     "--keep-adversarials/--no-keep-adversarials",
@@ -157,12 +172,14 @@ class AttackPlan:
     """What the options of the robustness track ask for.
 
     Attributes:
-        suite: `quick` or `standard`.
+        suite: `quick`, `standard` or `minimal`.
         norm: `linf` or `l2`.
-        epsilons: Radii, ascending.
+        epsilons: Radii, ascending; a single 0 for `minimal`.
         ids_file: Attack only the images of this list.
         limit: Attack only the first so many.
         batch_size: Images at a time.
+        seed: Seed of all randomness.
+        execution: Names of `EXECUTION`, or None for the default.
         keep: Keep adversarial images.
     """
 
@@ -172,6 +189,8 @@ class AttackPlan:
     ids_file: Path | None = None
     limit: int | None = None
     batch_size: int = 32
+    seed: int = 0
+    execution: tuple[str, ...] | None = None
     keep: bool = True
 
 
@@ -184,13 +203,16 @@ def attack_plan(
     attack_ids: Path | None,
     attack_limit: int | None,
     attack_batch_size: int | None,
+    seed: int | None,
+    execution: list[str] | None,
     keep_adversarials: bool | None,
     **_: Any,
 ) -> AttackPlan | None:
     """What to attack with, or None if the robustness track is not asked for.
 
     Raises:
-        BeyondError: An option of the track is given without it, or a radius cannot be meant.
+        BeyondError: An option of the track is given without it, a radius cannot be meant, or options
+            exclude each other.
     """
     given = {
         "--tier": tier,
@@ -199,6 +221,8 @@ def attack_plan(
         "--attack-ids": attack_ids,
         "--attack-limit": attack_limit,
         "--attack-batch-size": attack_batch_size,
+        "--seed": seed,
+        "--execution": execution,
         "--keep-adversarials": keep_adversarials,
     }
     if "robustness" not in tracks:
@@ -209,20 +233,46 @@ def attack_plan(
     from benchmark.radii import CURVES, SINGLE, check_radii, parse_radius
 
     norm, tier = norm or "linf", tier or "quick"
-    if eps is not None:
+    if tier == "minimal" and eps is not None:
+        raise BeyondError(
+            "--tier minimal looks for the smallest perturbation and has no radius: leave --eps out"
+        )
+    if tier == "minimal":
+        radii: tuple[float, ...] = (0.0,)
+    elif eps is not None:
         radii = tuple(sorted({parse_radius(text) for text in eps}))
     else:
         radii = CURVES[norm] if tier == "curve" else (SINGLE[norm],)
     check_radii(norm, radii)
+    check_execution(execution)
     return AttackPlan(
-        suite="quick" if tier == "quick" else "standard",
+        suite="standard" if tier == "curve" else tier,
         norm=norm,
         epsilons=radii,
         ids_file=attack_ids,
         limit=attack_limit,
         batch_size=attack_batch_size or AttackPlan.batch_size,
+        seed=seed or 0,
+        execution=None if execution is None else tuple(execution),
         keep=keep_adversarials is not False,
     )
+
+
+def check_execution(names: Sequence[str] | None) -> None:
+    """Refuse ways to run a network that do not exist or exclude each other.
+
+    Raises:
+        BeyondError: See above.
+    """
+    for name in names or ():
+        if name not in EXECUTION:
+            from benchmark.cli import did_you_mean
+
+            raise BeyondError(did_you_mean(name, list(EXECUTION), what="--execution"))
+    if names and (("none" in names and len(names) > 1) or {"bfloat16", "float16"} <= set(names)):
+        raise BeyondError(
+            f"--execution {','.join(names)} excludes itself; name one of none, bfloat16, float16"
+        )
 
 
 def score_predictions(
@@ -393,6 +443,8 @@ def attack_images(
             epsilons=plan.epsilons,
             batch_size=plan.batch_size,
             device=settings.device,
+            seed=plan.seed,
+            execution=None if plan.execution is None else _execution(plan.execution),
             keep_adversarials=plan.keep,
             quiet=settings.quiet,
         ),
@@ -400,6 +452,18 @@ def attack_images(
         there=runs.read_run(run).attacks,
         save=partial(runs.save_attack, run),
         warn=say,
+    )
+
+
+def _execution(names: Sequence[str]) -> Execution:
+    from benchmark.attacks import Execution
+
+    return Execution(
+        channels_last="channels-last" in names,
+        fold="fold" in names,
+        compile="compile" in names,
+        checkpointing="checkpointing" in names,
+        autocast="bfloat16" if "bfloat16" in names else "float16" if "float16" in names else None,
     )
 
 

@@ -63,6 +63,8 @@ METRICS: dict[str, dict[str, MetricName]] = {
         "robust_accuracy_rectified": MetricName("Never leaves what they accept", "robust, people", "people"),
         "adversarial_acceptance": MetricName("Its attacked answer, accepted", "acceptance", "people"),
         "hidden_robustness": MetricName("Robustness the label hides", "hidden", "change"),
+        "median_distance_original": MetricName("Change that flips it, median", "median distance"),
+        "median_distance_rectified": MetricName("Same, off what people accept", "same, people"),
     },
 }
 

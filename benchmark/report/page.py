@@ -199,7 +199,7 @@ def _rectified_view(name: str, track: Track) -> Mapping[str, Any]:
 
 def _robustness_view(name: str, track: Track) -> Mapping[str, Any]:
     rows = _metric_rows(name, track)
-    charted = [row for row in rows if row["key"] not in ("hidden_robustness",)]
+    charted = [row for row in rows if row["group"] in ("label", "people")]
     points = robustness.curve(track)
     lines: list[tuple[str, list[charts.CurvePoint]]] = []
     same = [p for p in points if p.rectified and p.same_original and p.same_clean is not None]
@@ -234,6 +234,8 @@ def _robustness_view(name: str, track: Track) -> Mapping[str, Any]:
         "accepted": robustness.accepted_predictions(track, limit=MAX_CONFUSIONS),
         "accepted_total": len(track.tables.get("adversarial_predictions", [])),
         "bins": bins,
+        "bins_of": robustness.distances_of(track),
+        "quartiles": robustness.quartiles(track),
         "bins_scale": charts.Scale(0.0, float(max(1, *(max(b.original, b.rectified) for b in bins))), ())
         if bins
         else None,

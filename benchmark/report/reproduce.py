@@ -26,8 +26,14 @@ def command(scorecard: Scorecard) -> str:
     sources = [clean(source) for source in sorted(scorecard.annotations.sources)]
     if sources:
         words += ["--annotations", shlex.quote(",".join(sources))]
-    rows = robustness.curve(scorecard.tracks["robustness"]) if "robustness" in scorecard.tracks else []
-    if rows:
+    track = scorecard.tracks.get("robustness")
+    rows = robustness.curve(track) if track else []
+    if track and rows:
         words += ["--tracks", "rectified,robustness", "--tier", shlex.quote(rows[0].suite)]
         words += ["--norm", shlex.quote(rows[0].threat), "--eps", ",".join(row.short for row in rows)]
+        if rows[0].seed:
+            words += ["--seed", str(rows[0].seed)]
+    elif track and (distances := track.tables.get("minimal")):
+        words += ["--tracks", "rectified,robustness", "--tier", "minimal"]
+        words += ["--norm", shlex.quote(clean(distances[0].get("threat", "")))]
     return " ".join([*words, "--out", "RUN"])

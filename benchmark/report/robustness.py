@@ -33,6 +33,7 @@ class Radius:
         short: The radius alone on screen.
         suite: Name of the suite.
         note: What it may be called.
+        seed: Seed of the attacks, None where it is not known.
         quoted: Whether the metrics are those of this row.
         clean: Clean accuracy, all attacked images.
         original: Robust accuracy by the original label, all attacked images.
@@ -48,6 +49,7 @@ class Radius:
     short: str
     suite: str
     note: str
+    seed: int | None
     quoted: bool
     clean: float
     original: Share
@@ -64,7 +66,7 @@ def radii(track: Track) -> list[Radius]:
         epsilon, clean, original = (number_cell(row, key) for key in ("epsilon", "clean", "original"))
         if epsilon is None or clean is None or original is None:
             continue
-        threat = text_cell(row, "threat")
+        threat, seed = text_cell(row, "threat"), number_cell(row, "seed")
         found.append(
             Radius(
                 threat=threat,
@@ -73,6 +75,7 @@ def radii(track: Track) -> list[Radius]:
                 short=epsilon_text(threat, epsilon),
                 suite=text_cell(row, "suite"),
                 note=text_cell(row, "note"),
+                seed=None if seed is None else int(seed),
                 quoted=row.get("quoted") is True,
                 clean=clean,
                 original=_share(row, "original", "n_original", original),
@@ -184,7 +187,7 @@ def distance_text(threat: str, distance: float) -> str:
 
 @dataclass(frozen=True)
 class DistanceBin:
-    """How many images were first broken at a distance within this range, under both objectives."""
+    """For how many images the smallest perturbation found lies within this range, under both objectives."""
 
     text: str
     original: int
@@ -193,18 +196,86 @@ class DistanceBin:
 
 def distance_bins(track: Track) -> list[DistanceBin]:
     """The histogram of the smallest perturbation found."""
-    bins: dict[tuple[float, float], dict[str, int]] = {}
+    bins: dict[tuple[float, float | None], dict[str, int]] = {}
     threat = ""
     for row in track.tables.get("distances", []):
         low, high, n = (number_cell(row, key) for key in ("low", "high", "n"))
-        if low is None or high is None or n is None:
+        if low is None or n is None:
             continue
         threat = text_cell(row, "threat")
         bins.setdefault((low, high), {})[text_cell(row, "objective")] = int(n)
     found = []
     for (low, high), counts in bins.items():
-        ends = f"{255 * low:.3g}–{255 * high:.3g}/255" if threat == "linf" else f"{low:.3g}–{high:.3g}"
+        scale, unit = (255, "/255") if threat == "linf" else (1, "")
+        ends = (
+            f"over {scale * low:.3g}{unit}" if high is None else f"{scale * low:.3g}–{scale * high:.3g}{unit}"
+        )
         found.append(DistanceBin(ends, counts.get("original", 0), counts.get("rectified", 0)))
+    return found
+
+
+def distances_of(track: Track) -> str:
+    """What the histogram is of, for people: the suite minimal, or attacks with a radius."""
+    rows = track.tables.get("distances", [])
+    if rows and rows[0].get("suite") == "minimal":
+        return "the smallest perturbation found for each image that was right before any attack"
+    return "the smallest perturbation found for each broken image, over all radii that were run"
+
+
+@dataclass(frozen=True)
+class Quartiles:
+    """Quartiles of the smallest perturbation found, as text in the threat's unit; empty where most have none.
+
+    Attributes:
+        threat: Threat on screen.
+        objective: `original` or `rectified`.
+        images: Which images.
+        n: How many.
+        found: For how many of them one was found.
+        lower: Lower quartile.
+        median: Median.
+        interval: Its 95 % interval.
+        upper: Upper quartile.
+    """
+
+    threat: str
+    objective: str
+    images: str
+    n: int
+    found: int
+    lower: str
+    median: str
+    interval: str
+    upper: str
+
+
+def quartiles(track: Track) -> list[Quartiles]:
+    """Rows of `minimal`."""
+    found = []
+    for row in track.tables.get("minimal", []):
+        threat = text_cell(row, "threat")
+        n, hits = number_cell(row, "n"), number_cell(row, "found")
+        if n is None or hits is None:
+            continue
+
+        def text(key: str, row: dict[str, Cell] = row, threat: str = threat) -> str:
+            value = number_cell(row, key)
+            return "" if value is None else distance_text(threat, value)
+
+        low, high = text("median_ci_low"), text("median_ci_high")
+        found.append(
+            Quartiles(
+                radius_text(threat, 0),
+                text_cell(row, "objective"),
+                text_cell(row, "images"),
+                int(n),
+                int(hits),
+                text("lower_quartile"),
+                text("median"),
+                f"{low}–{high}" if low and high else f"from {low}" if low else "",
+                text("upper_quartile"),
+            )
+        )
     return found
 
 
@@ -221,7 +292,7 @@ def warnings(track: Track) -> list[Warned]:
     seen: dict[str, list[str]] = {}
     for row in track.tables.get("warnings", []):
         epsilon = number_cell(row, "epsilon")
-        where = "" if epsilon is None else radius_text(text_cell(row, "threat"), epsilon)
+        where = "" if epsilon is None else radius_text(text_cell(row, "threat"), epsilon)  # 0: no radius
         seen.setdefault(text_cell(row, "message"), []).append(f"{where}, {text_cell(row, 'suite')}")
     return [Warned("; ".join(where), message) for message, where in seen.items()]
 

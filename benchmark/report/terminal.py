@@ -168,8 +168,48 @@ class _Printer:
                 ),
                 indent=2,
             )
+        self.many_attacked(scorecards)
         if any(card.images.sample for card in scorecards):
             self.write(("A sample, not ImageNet figures: do not quote them as such.", _ALARM), indent=2)
+
+    def many_attacked(self, scorecards: Sequence[Scorecard]) -> None:
+        """The same for the robustness track: one row a model, each at the radius its metrics are of."""
+        rows = [
+            (card, head)
+            for card in scorecards
+            if "robustness" in card.tracks and (head := robustness.quoted(card.tracks["robustness"]))
+        ]
+        if not rows:
+            return
+        # Like with like: rows of one radius and suite stand together, the most robust first.
+        rows.sort(
+            key=lambda r: (r[1].threat, r[1].epsilon, r[1].suite, -r[1].original.value, r[0].model.name)
+        )
+        self.title("Under attack", note="right half: images whose label people keep")
+        table = self.table(["model", "attack", "n", "label", "95 %", "n", "label", "people", "hidden"])
+        for card, head in rows:
+            cells = [
+                self.cell(text.clean(card.model.name)),
+                self.cell(f"{head.text} {head.suite}", _QUIET),
+                self.cell(text.count(head.original.n), _QUIET),
+                self.cell(text.percent(head.original.value), _SINGLE),
+                self.cell(_ends(head.original), _QUIET),
+            ]
+            if head.rectified and head.hidden and head.same_original:
+                cells += [
+                    self.cell(text.count(head.rectified.n), _QUIET),
+                    self.cell(text.percent(head.same_original.value), _SINGLE),
+                    self.cell(text.percent(head.rectified.value), _PEOPLE),
+                    self.cell(text.percent(head.hidden.value)),
+                ]
+            table.add_row(*cells)
+        table.padding = (0, 1, 0, 0)
+        self.show(table)
+        self.gap()
+        words = "Robust accuracy in percent: by the single label, and by what people accept."
+        if len({(head.threat, head.epsilon, head.suite) for _, head in rows}) > 1:
+            words += " Rows of different attacks say nothing about each other."
+        self.write((words, _QUIET), indent=2)
 
     def headline(self, scorecard: Scorecard) -> None:
         headline = rectified.headline(scorecard)
@@ -225,6 +265,13 @@ class _Printer:
                 label = self.cell(f"    bounds{unjudged}", _QUIET)
                 table.add_row(label, "", "", self.cell(text.bounds(metric), _QUIET))
         self.console.print(table, width=self.width)
+
+
+def _ends(share: robustness.Share) -> str:
+    """An interval in percent, empty if there is none."""
+    if share.ci_low is None or share.ci_high is None:
+        return ""
+    return f"{text.percent(share.ci_low)}–{text.percent(share.ci_high)}".replace("–-", " to -")
 
 
 def _rectified(printer: _Printer, track: Track) -> None:
@@ -303,22 +350,19 @@ def _robustness(printer: _Printer, track: Track) -> None:
                 printer.cell(text.percent(row.original.value), _SINGLE),
             ]
             if row.rectified and row.hidden and row.same_original is not None:
-                interval = ""
-                if row.hidden.ci_low is not None and row.hidden.ci_high is not None:
-                    ends = (text.percent(row.hidden.ci_low), text.percent(row.hidden.ci_high))
-                    interval = "–".join(ends).replace("–-", " to -")
                 cells += [
                     printer.cell(text.count(row.rectified.n), _QUIET),
                     printer.cell(text.percent(row.same_original.value), _SINGLE),
                     printer.cell(text.percent(row.rectified.value), _PEOPLE),
                     printer.cell(text.percent(row.hidden.value)),
-                    printer.cell(interval, _QUIET),
+                    printer.cell(_ends(row.hidden), _QUIET),
                 ]
             table.add_row(*cells)
         for column in table.columns:
             column.header_style = _QUIET
         table.padding = (0, 1, 0, 0)
         printer.show(table)
+    _distances(printer, track)
     steps = robustness.attack_steps(track)
     if steps:
         printer.title("What broke it", note="images broken, of those left before the attack")
@@ -360,6 +404,45 @@ def _robustness(printer: _Printer, track: Track) -> None:
                 printer.cell(text.percent(group.clean)),
                 printer.cell(text.percent(group.original), _SINGLE),
                 printer.cell(people, _PEOPLE),
+            )
+        printer.show(table)
+
+
+def _distances(printer: _Printer, track: Track) -> None:
+    """The smallest perturbations found: quartiles where the suite minimal was run, and a histogram."""
+    quartiles = robustness.quartiles(track)
+    if quartiles:
+        printer.title("How small a change is enough", note="upper bounds; found for how many of n")
+        table = printer.table(["to leave", "threat", "found", "n", "25 %", "median", "95 %", "75 %"])
+        for q in quartiles:
+            people = q.objective == "rectified"
+            name = "what people accept" if people else "the label"
+            table.add_row(
+                printer.cell(name + (", same images" if q.images != "right" and not people else "")),
+                printer.cell(q.threat, _QUIET),
+                printer.cell(text.count(q.found), _QUIET),
+                printer.cell(text.count(q.n), _QUIET),
+                printer.cell(q.lower),
+                printer.cell(q.median, _PEOPLE if people else _SINGLE),
+                printer.cell(q.interval, _QUIET),
+                printer.cell(q.upper),
+            )
+        table.padding = (0, 1, 0, 0)
+        printer.show(table)
+    bins = robustness.distance_bins(track)
+    if bins:
+        note = "images by distance: single label, people"
+        printer.title("Smallest perturbations", note=note)
+        most = max(1, *(max(b.original, b.rectified) for b in bins))
+        table = printer.table(["", "", "", "", ""])
+        table.columns[1].justify = table.columns[3].justify = "left"
+        for b in bins:
+            table.add_row(
+                printer.cell(b.text),
+                printer.cell(printer.bar(b.original / most), _SINGLE),
+                printer.cell(text.count(b.original)),
+                printer.cell(printer.bar(b.rectified / most), _PEOPLE),
+                printer.cell(text.count(b.rectified)),
             )
         printer.show(table)
 

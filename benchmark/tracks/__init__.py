@@ -166,6 +166,16 @@ ROBUSTNESS = TrackInfo(
             "Accepted adversarials",
             "Share of adversarial predictions that people accept, where they keep the original label.",
         ),
+        MetricInfo(
+            "median_distance_original",
+            "Median distance",
+            "Median norm of the smallest perturbation found that moves a right answer off the label.",
+        ),
+        MetricInfo(
+            "median_distance_rectified",
+            "Median distance, people",
+            "The same to leave all that people accept or are unsure of, where they keep the label.",
+        ),
     ),
     tables={
         "by_epsilon": "For each threat, radius and suite: clean and robust accuracy under both objectives.",
@@ -173,6 +183,7 @@ ROBUSTNESS = TrackInfo(
         "attacks": "For each attack: images left before it, and images it broke.",
         "adversarial_verdicts": "For each source: its verdicts on the adversarial predictions.",
         "adversarial_predictions": "Adversarial predictions that people accept; label kept, then nearest.",
+        "minimal": "Suite minimal: quartiles of the smallest perturbation found, by objective, with n.",
         "distances": "Histogram of the smallest perturbation found for each image.",
         "warnings": "Reasons to read robust accuracy with care, such as masked gradients.",
     },

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from annotations.classes import class_names
 from annotations.judgements import VERDICT_NAMES, LabelSets, Verdict
 from benchmark import statistics
-from benchmark.attack_records import AttackInfo, AttackRecords, Evaluation
+from benchmark.attack_records import MINIMAL, AttackInfo, AttackRecords, Evaluation
 from benchmark.radii import HEADLINE, radius_text
 from benchmark.scorecard import Cell, Metric, Track
 from benchmark.tracks import ROBUSTNESS
@@ -26,7 +26,12 @@ Ints = npt.NDArray[np.int16]
 Table = list[dict[str, Cell]]
 
 TOP_PREDICTIONS = 30
-DISTANCE_BINS = 10
+
+# Edges of the histogram of distances, doubling, the same for every run so that runs can be compared.
+DISTANCE_EDGES = {
+    "linf": tuple(2.0**k / 255 for k in range(-4, 5)),
+    "l2": tuple(2.0**k for k in range(-5, 4)),
+}
 
 SUITE_ORDER = ("standard", "quick")
 """Strongest first: the one whose numbers are quoted where several were run."""
@@ -86,10 +91,21 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class RobustnessResult:
-    """The track, and the image-by-image verdicts of the evaluation it quotes (None if none is finished)."""
+    """The track, and the image-by-image verdicts behind it.
+
+    Attributes:
+        verdicts: Those of the evaluation that is quoted; None if none with a radius is finished.
+        track: The track.
+        evaluations: Those of all finished evaluations, by threat, radius and suite.
+    """
 
     verdicts: Verdicts | None
     track: Track
+    evaluations: tuple[Verdicts, ...] = ()
+
+    def of(self, evaluation: Evaluation) -> Verdicts | None:
+        """The verdicts of one evaluation, None if it was not run or is not finished."""
+        return next((v for v in self.evaluations if v.evaluation == evaluation), None)
 
 
 def primary_source(labels: Mapping[str, LabelSets]) -> str | None:
@@ -123,27 +139,43 @@ def score_robustness(
     if not found:
         return RobustnessResult(None, Track(version=ROBUSTNESS.version, notes=notes))
 
-    quoted = min(found, key=lambda v: _rank(v.evaluation))
+    within = [v for v in found if v.evaluation.suite != MINIMAL]
+    closest = [v for v in found if v.evaluation.suite == MINIMAL]
+    quoted = min(within, key=lambda v: _rank(v.evaluation), default=None)
     tables: dict[str, Table] = {
-        "by_epsilon": [_by_epsilon(v, infos.get(v.evaluation), quoted=v is quoted) for v in found],
-        "label_groups": _label_groups(quoted),
         "attacks": [row for v in found for row in _attacks(records, v, infos.get(v.evaluation))],
         "adversarial_verdicts": [
             row for v in found for name, sets in labels.items() if (row := _verdict_row(v, name, sets))
         ],
-        "adversarial_predictions": _predictions(quoted),
-        "distances": _distances([v for v in found if v.evaluation.threat == quoted.evaluation.threat]),
         "warnings": _warnings([infos[v.evaluation] for v in found if v.evaluation in infos]),
     }
-    metrics = _metrics(quoted)
+    metrics: dict[str, Metric] = {}
+    if quoted is not None:
+        metrics |= _metrics(quoted)
+        threat = quoted.evaluation.threat
+        tables |= {
+            "by_epsilon": [_by_epsilon(v, infos.get(v.evaluation), quoted=v is quoted) for v in within],
+            "label_groups": _label_groups(quoted),
+            "adversarial_predictions": _predictions(quoted),
+            "distances": _distances([v for v in within if v.evaluation.threat == threat]),
+        }
+        notes = [*_notes(quoted, primary, labels, infos.get(quoted.evaluation)), *notes]
+    if closest:
+        near = min(closest, key=lambda v: v.evaluation.threat != HEADLINE[0])
+        if quoted is not None:
+            near = next((v for v in closest if v.evaluation.threat == quoted.evaluation.threat), near)
+        tables["minimal"] = [row for v in closest for row in _minimal(v)]
+        tables["distances"] = _distances([near])
+        metrics |= _medians(near)
+        notes.append(_minimal_note(near))
     order = [info.name for info in ROBUSTNESS.metrics]
     track = Track(
         version=ROBUSTNESS.version,
         metrics={name: metrics[name] for name in order if name in metrics},
-        tables=tables,
-        notes=[*_notes(quoted, primary, labels, infos.get(quoted.evaluation)), *notes],
+        tables={name: tables[name] for name in ROBUSTNESS.tables if name in tables},
+        notes=notes,
     )
-    return RobustnessResult(quoted, track)
+    return RobustnessResult(quoted, track, tuple(found))
 
 
 def _rank(evaluation: Evaluation) -> tuple[bool, float, int, str]:
@@ -366,6 +398,7 @@ def _by_epsilon(verdicts: Verdicts, info: AttackInfo | None, *, quoted: bool) ->
     row: dict[str, Cell] = {
         **verdicts.evaluation._asdict(),
         "note": info.note if info else "",
+        "seed": info.seed if info else None,
         "quoted": quoted,
         "n": len(verdicts.image_ids),
         "clean": metrics["clean_accuracy"].value,
@@ -494,36 +527,109 @@ def _predictions(verdicts: Verdicts) -> Table:
 def _distances(found: Sequence[Verdicts]) -> Table:
     """Histogram of the smallest perturbation found for each image, under each objective.
 
-    A bin holds the distances above its lower edge, up to its upper one. The edges are the radii that were
-    run, or equal steps where there are fewer than three.
+    From the suite `minimal`: of the images that were right before any attack. From suites with a radius: of
+    the images that one of them broke. A bin holds the distances above its lower edge, up to its upper one;
+    the last has no upper edge.
     """
-    radii = sorted({v.evaluation.epsilon for v in found})
-    edges = np.array([0.0, *radii]) if len(radii) > 2 else np.linspace(0, radii[-1], DISTANCE_BINS + 1)
+    threat, suite = found[0].evaluation.threat, found[0].evaluation.suite
+    edges = np.array([0.0, *DISTANCE_EDGES.get(threat, DISTANCE_EDGES["l2"]), np.inf])
     table: Table = []
     for objective in ("original", "rectified"):
         smallest: dict[str, float] = {}
         for v in found:
-            distance = (
-                v.distance if objective == "original" else np.where(v.kept, v.rectified_distance, np.nan)
-            )
-            for i in np.flatnonzero(np.isfinite(distance)).tolist():
+            distance = v.distance if objective == "original" else v.rectified_distance
+            images = np.isfinite(distance) & (v.kept if objective == "rectified" else True)
+            if suite == MINIMAL:
+                images &= v.clean == v.labels
+            for i in np.flatnonzero(images).tolist():
                 smallest[v.image_ids[i]] = min(smallest.get(v.image_ids[i], np.inf), float(distance[i]))
         if not smallest:
             continue
-        # A distance may pass its radius by the rounding of float32 pixels, and still belongs to it.
+        # A distance may pass an edge that is a radius by the rounding of float32 pixels: it belongs below.
         bins = np.searchsorted(edges[1:] * (1 + 1e-6) + 2e-7, list(smallest.values()))
-        counts = np.bincount(np.minimum(bins, len(edges) - 2), minlength=len(edges) - 1)
+        counts = np.bincount(bins, minlength=len(edges) - 1)
+        used = np.flatnonzero(counts)
         table += [
             {
-                "threat": found[0].evaluation.threat,
+                "threat": threat,
+                "suite": suite if suite == MINIMAL else "radii",
                 "objective": objective,
-                "low": float(low),
-                "high": float(high),
-                "n": int(n),
+                "low": float(edges[k]),
+                "high": float(edges[k + 1]) if np.isfinite(edges[k + 1]) else None,
+                "n": int(counts[k]),
             }
-            for low, high, n in zip(edges[:-1], edges[1:], counts)
+            for k in range(int(used[-1]) + 1)
         ]
     return table
+
+
+def _ranges(verdicts: Verdicts) -> list[tuple[str, str, npt.NDArray[np.float64]]]:
+    """Objective, images and distances of a minimal evaluation: infinite where nothing was found."""
+    right = verdicts.clean == verdicts.labels
+    pairs = [("original", "right", right, verdicts.distance)]
+    # Both objectives on the same images, where the second is the harder: distances compare pair by pair.
+    same = right & verdicts.kept & ~verdicts.open
+    pairs += [
+        ("original", "right, label kept", same, verdicts.distance),
+        ("rectified", "right, label kept", same, verdicts.rectified_distance),
+    ]
+    return [
+        (objective, images, np.where(np.isfinite(distance), distance, np.inf)[mask])
+        for objective, images, mask, distance in pairs
+        if mask.any()
+    ]
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _minimal(verdicts: Verdicts) -> Table:
+    """Quartiles of the smallest perturbation found, and for how many images one was found."""
+    table: Table = []
+    for objective, images, distance in _ranges(verdicts):
+        median, interval = statistics.median_interval(distance)
+        low, high = np.quantile(distance, [0.25, 0.75], method="inverted_cdf")
+        table.append(
+            {
+                "threat": verdicts.evaluation.threat,
+                "objective": objective,
+                "images": images,
+                "n": len(distance),
+                "found": int(np.isfinite(distance).sum()),
+                "lower_quartile": _finite(low),
+                "median": _finite(median),
+                "median_ci_low": _finite(interval.low),
+                "median_ci_high": _finite(interval.high),
+                "upper_quartile": _finite(high),
+            }
+        )
+    return table
+
+
+def _medians(verdicts: Verdicts) -> dict[str, Metric]:
+    metrics = {}
+    for objective, images, distance in _ranges(verdicts):
+        median, interval = statistics.median_interval(distance)
+        if (objective, images) == ("original", "right, label kept") or not np.isfinite(median):
+            continue
+        metrics[f"median_distance_{objective}"] = Metric(
+            value=median,
+            ci_low=_finite(interval.low),
+            ci_high=_finite(interval.high),
+            n=len(distance),
+            method="order statistics",
+            unit="pixels",
+        )
+    return metrics
+
+
+def _minimal_note(verdicts: Verdicts) -> str:
+    norm = radius_text(verdicts.evaluation.threat, 0)
+    return (
+        f"Distances are the {norm} norm of the smallest perturbation that the suite minimal found, with "
+        "pixels in [0, 1]: upper bounds, of the images whose answer was right before any attack."
+    )
 
 
 def _warnings(infos: Sequence[AttackInfo]) -> Table:

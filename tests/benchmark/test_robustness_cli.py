@@ -13,7 +13,7 @@ import torch
 
 from annotations.judgements import LabelSets
 from benchmark import attack_engine, attacks
-from benchmark.attack_records import ADVERSARIALS, ROBUSTNESS, iter_adversarials, read_attacks
+from benchmark.attack_records import ADVERSARIALS, ROBUSTNESS, Adversarial, iter_adversarials, read_attacks
 from benchmark.records import part_paths
 from benchmark.runs import read_run
 from tests.benchmark.attacked import World, make_world
@@ -245,7 +245,31 @@ def test_a_seed_or_budget_of_another_kind_is_refused(
     monkeypatch.setitem(attack_engine.SUITES, "quick", attacks.standard)
     capsys.readouterr()
     assert score(world, out) == 2
-    assert "other settings; choose another --out" in " ".join(capsys.readouterr().err.split())
+    assert "with other budgets; choose another --out" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.undo()
+    assert score(world, out, "--seed", "1") == 2
+    assert "with another seed; choose another --out" in " ".join(capsys.readouterr().err.split())
+    assert score(world, out, "--execution", "bfloat16") == 2
+    assert "with another precision; choose another --out" in " ".join(capsys.readouterr().err.split())
+    assert score(world, out, "--seed", "0", "--execution", "none") == 0  # changes rounding alone
+
+
+def test_the_seed_reaches_the_attacks_and_is_recorded(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    evaluate = attacks.evaluate
+
+    def kept(*args: Any, **options: Any) -> attacks.Report:
+        seeds.append(options["seed"])
+        return evaluate(*args, **options)
+
+    monkeypatch.setattr(attacks, "evaluate", kept)
+    out = tmp_path / "run"
+    assert score(world, out, "--seed", "7", "--attack-limit", "2", "--eps", "3/255,4/255") == 0
+    assert seeds == [7, 7]
+    assert [a.seed for a in read_run(out).attacks] == [7, 7]
+    assert [r["seed"] for r in card(out)["tracks"]["robustness"]["tables"]["by_epsilon"]] == [7, 7]
 
 
 def test_l2(world: World, tmp_path: Path) -> None:
@@ -253,6 +277,125 @@ def test_l2(world: World, tmp_path: Path) -> None:
     track = card(tmp_path / "run")["tracks"]["robustness"]
     assert [r["original"] for r in track["tables"]["by_epsilon"]] == [1, 0]
     assert any("was not run" in note for note in track["notes"])
+
+
+def least(model: torch.nn.Module, a: Adversarial, inside: set[int]) -> float:
+    """The smallest L∞ perturbation that takes an image out of some classes, in closed form.
+
+    The model is linear in means over blocks of pixels, so moving a whole block costs no more than moving one
+    of its pixels: a boundary is as far as the gap over the sum of its weights' sizes.
+    """
+    weight = model.head.weight.detach().double()  # type: ignore[union-attr, operator]
+    x = torch.from_numpy(a.clean).permute(2, 0, 1)[None].double() / 255
+    with torch.no_grad():
+        z = model.double()(x)[0]
+    best = [
+        max(float((z[k] - z[c]) / (weight[k] - weight[c]).abs().sum()) for k in inside)
+        for c in range(1000)
+        if c not in inside
+    ]
+    return min(best)
+
+
+def test_smallest_perturbations_are_near_the_closed_form(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert score(world, out, "--tier", "minimal", "--attack-limit", "6") == 0
+    shown = capsys.readouterr().out
+    assert "How small a change is enough" in shown
+    assert "Smallest perturbations" in shown
+    track = card(out)["tracks"]["robustness"]
+    assert (read_run(out).attacks[0].suite, read_run(out).attacks[0].epsilon) == ("minimal", 0)
+    kept = {a.name: a for a in iter_adversarials(out)}
+    records = read_attacks(out)
+    rows = records.rows(np.arange(len(records)))
+    assert {r.status for r in rows} == {"broken"}
+    assert set(kept) == {r.adversarial for r in rows}, "those that a closer one replaced are gone"
+    model = network(world)
+    distances: dict[tuple[str, str], float] = {}
+    for r in rows:
+        truth = least(model, kept[r.adversarial], set(r.inside))
+        # Never closer than the truth, but for the rounding to float32; and near it.
+        assert truth - 1e-6 <= r.distance <= 1.05 * truth + 1e-6, (r.objective, r.image_id)
+        distances[r.objective, r.image_id] = r.distance
+    assert all(distances["rectified", i] >= distances["original", i] for i in world.ids[:6])
+    metrics = track["metrics"]
+    expected = np.median([distances["original", i] for i in world.ids[:6]])
+    assert metrics["median_distance_original"]["value"] == pytest.approx(expected)
+    assert metrics["median_distance_original"]["n"] == 6
+    assert metrics["median_distance_rectified"]["value"] > metrics["median_distance_original"]["value"]
+    assert sum(r["n"] for r in track["tables"]["distances"] if r["objective"] == "original") == 6
+    page = tmp_path / "page.html"
+    assert run("show", out, "--html", page) == 0
+    assert "the smallest perturbation found for each image that was right" in page.read_text()
+    # A second time does nothing; a radius is added beside it.
+    files = part_paths(out / ROBUSTNESS)
+    assert score(world, out, "--tier", "minimal", "--attack-limit", "6") == 0
+    assert part_paths(out / ROBUSTNESS) == files
+    assert score(world, out, "--eps", "4/255", "--attack-limit", "6") == 0
+    both = card(out)["tracks"]["robustness"]["metrics"]
+    assert both["median_distance_original"] == metrics["median_distance_original"]
+    assert "robust_accuracy_original" in both
+
+
+@pytest.mark.parametrize("keep", ["--keep-adversarials", "--no-keep-adversarials"])
+def test_smallest_perturbations_go_on_after_a_stop(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str
+) -> None:
+    """Stopped after any number of notes, the run ends with the same rows."""
+    monkeypatch.setenv("BEYOND_PART_SECONDS", "0")
+    more = ("--tier", "minimal", "--norm", "l2", "--attack-limit", "2", "--attack-batch-size", "2", keep)
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert score(world, whole, *more) == 0
+
+    class Stop(Exception):
+        pass
+
+    note = attack_engine._Collector.survived
+    states = []
+    for stop_after in (1, 3, 2):
+        calls = [0]
+
+        def counted(self: Any, *args: Any, calls: list[int] = calls, stop_after: int = stop_after) -> None:
+            note(self, *args)
+            calls[0] += 1
+            if calls[0] == stop_after:
+                raise Stop
+
+        monkeypatch.setattr(attack_engine._Collector, "survived", counted)
+        assert score(world, stopped, *more) == 3  # the planted error
+        table = read_attacks(stopped).table
+        states.append((int(table["survived"].sum()), int((table["adversarial"] != "").sum())))
+    assert states == sorted(states)
+    assert states[0][0] > 0
+    monkeypatch.setattr(attack_engine._Collector, "survived", note)
+    assert score(world, stopped, *more) == 0
+    one, other = read_attacks(whole).table, read_attacks(stopped).table
+    assert one.drop(columns="margin").equals(other.drop(columns="margin"))
+    assert (whole / "scorecard.json").read_bytes() == (stopped / "scorecard.json").read_bytes()
+
+
+def test_ways_to_run_the_network_are_recorded_and_change_rounding_alone(world: World, tmp_path: Path) -> None:
+    found = {}
+    for names in ("none", "channels-last", "channels-last,fold", "bfloat16"):
+        out = tmp_path / names
+        assert score(world, out, "--attack-limit", "4", "--eps", "4/255", "--execution", names) == 0
+        execution = read_run(out).attacks[0].execution
+        assert execution["channels_last"] == ("channels-last" in names)
+        assert execution["fold"] == ("fold" in names)
+        assert execution["autocast"] == ("bfloat16" if names == "bfloat16" else None)
+        rows = read_attacks(out).rows(np.arange(len(read_attacks(out))))
+        found[names] = [(r.image_id, r.objective, r.status) for r in rows]
+        # Whatever the attack ran in, what counts was predicted again in float32.
+        model = network(world)
+        kept = {a.name: a for a in iter_adversarials(out)}
+        for r in rows:
+            if r.status == "broken":
+                with torch.no_grad():
+                    predicted = int(model(torch.from_numpy(kept[r.adversarial].pixels)[None]).argmax())
+                assert predicted == r.adversarial_class
+    assert len({tuple(rows) for rows in found.values()}) == 1
 
 
 @pytest.mark.parametrize(
@@ -302,6 +445,11 @@ def test_a_model_without_a_gradient_of_its_own_gets_one_line(
         (["--eps", "4"], "write 4/255 for 4"),
         (["--tracks", "robustnes"], "did you mean 'robustness'"),
         (["--attack-ids", "nowhere.txt"], "nowhere.txt"),
+        (["--tier", "minimal", "--eps", "4/255"], "has no radius: leave --eps out"),
+        (["--tracks", "rectified", "--seed", "1"], "--seed goes with --tracks robustness"),
+        (["--execution", "fould"], "did you mean 'fold'"),
+        (["--execution", "none,fold"], "excludes itself"),
+        (["--execution", "checkpointing"], "has no set_grad_checkpointing"),
     ],
 )
 def test_mistakes_get_one_line(

@@ -28,6 +28,27 @@ def assert_covers(interval: Interval, truth: float) -> None:
 # ------------------------------------------------------------------------------ against others
 
 
+@pytest.mark.parametrize("n", [6, 7, 30, 101, 2000])
+def test_the_median_and_its_interval_equal_scipys(n: int) -> None:
+    values = np.random.default_rng(n).exponential(size=n)
+    value, interval = statistics.median_interval(values)
+    assert value == np.median(values)
+    ends = stats.quantile_test(values, q=float(value), p=0.5).confidence_interval(0.95)
+    assert (float(interval.low), float(interval.high)) == (ends.low, ends.high)
+
+
+def test_the_interval_of_a_median_covers_and_is_open_where_nothing_is_known() -> None:
+    values = np.random.default_rng(1).exponential(size=(3000, 61))
+    ends = np.array([statistics.median_interval(row)[1] for row in values])
+    share = ((ends[:, 0] <= np.log(2)) & (np.log(2) <= ends[:, 1])).mean()
+    exact = 1 - 2 * stats.binom.cdf(int(stats.binom.ppf(0.025, 61, 0.5)) - 1, 61, 0.5)
+    assert share == pytest.approx(exact, abs=0.012)
+    assert 0.94 <= share <= 0.975
+    assert statistics.median_interval([1.0, 2.0, np.inf]) == (2.0, Interval(-np.inf, np.inf))  # type: ignore[arg-type]
+    few, (_, high) = statistics.median_interval([*range(30), *[np.inf] * 25])
+    assert (few, float(high)) == (27, np.inf)
+
+
 @pytest.mark.parametrize("n", [1, 7, 50, 46_837])
 def test_wilson_equals_statsmodels(n: int) -> None:
     successes = np.unique(np.linspace(0, n, 20).round())

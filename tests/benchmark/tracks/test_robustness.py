@@ -123,14 +123,63 @@ def test_tables_of_the_case_worked_by_hand() -> None:
     steps = [r for r in tables["attacks"] if r["objective"] == "original"]
     assert [(r["attack"], r["before"], r["broke"]) for r in steps] == [("pgd", 5, 4)]
     histogram = [r for r in tables["distances"] if r["objective"] == "original"]
-    # Ten equal bins up to 0.0157: 0.002 and 0.003 in the second, 0.01 in the seventh, 0.015 in the last.
-    assert [r["n"] for r in histogram] == [0, 2, 0, 0, 0, 0, 1, 0, 0, 1]
+    # In 255ths 0.51, 0.77, 2.55 and 3.83; the edges double from 1/16 on.
+    assert [r["n"] for r in histogram] == [0, 0, 0, 0, 2, 0, 2]
+    assert [round(255 * float(r["high"] or 0), 6) for r in histogram] == [2.0**k for k in range(-4, 3)]
+
+
+def near(image_id: str, objective: str, distance: float | None, **more: Any) -> Row:
+    """A row of the suite minimal."""
+    status = "robust" if distance is None else "broken"
+    found = {} if distance is None else {"distance": distance, "adversarial_class": 9, "attack": "fab-t"}
+    return row(image_id, objective, status, suite="minimal", epsilon=0.0, **{**found, **more})
+
+
+def test_smallest_perturbations_give_medians_with_n_and_a_histogram() -> None:
+    distances = [0.0005, 0.001, 0.002, 0.004, 0.02, None, 0.1]
+    # What leaves the label lands on class 2, which people accept.
+    rows = [
+        near(f"i{k}", "original", d, **({} if d is None else {"adversarial_class": 2}))
+        for k, d in enumerate(distances)
+    ]
+    # People keep the label of the first five; leaving the set takes twice as far, or is not found.
+    rows += [
+        near(f"i{k}", "rectified", 2 * d if d is not None and k < 4 else None, inside=(1, 2))
+        for k, d in enumerate(distances[:5])
+    ]
+    rows.append(row("wrong", "original", "misclassified", clean_class=7, suite="minimal", epsilon=0.0))
+    labels = {"real": small({f"i{k}": {1: "accepted", 2: "accepted", 9: "rejected"} for k in range(5)})}
+    result = track(rows, labels)
+    assert set(result.metrics) == {"median_distance_original", "median_distance_rectified"}
+    original, people = result.metrics["median_distance_original"], result.metrics["median_distance_rectified"]
+    assert (original.value, original.n, original.unit) == (0.004, 7, "pixels")
+    assert (people.value, people.n) == (0.004, 5)
+    # Seven values hold their median between the least and the greatest, and one was not found.
+    assert (original.ci_low, original.ci_high) == (0.0005, None)
+    same = {(r["objective"], r["images"]): r for r in result.tables["minimal"]}
+    assert same["original", "right, label kept"]["median"] == 0.002
+    assert (same["rectified", "right, label kept"]["n"], same["rectified", "right, label kept"]["found"]) == (
+        5,
+        4,
+    )
+    # In 255ths 0.1275, 0.255, 0.51, 1.02, 5.1 and 25.5.
+    counts = [r["n"] for r in result.tables["distances"] if r["objective"] == "original"]
+    assert counts == [0, 0, 1, 1, 1, 1, 0, 1, 0, 1]
+    assert result.tables["distances"][9]["high"] is None
+    # Beside an evaluation with a radius, both have their figures; the histogram is of the smallest ones.
+    both = track([*rows, *worked()], {**labels, **{"people": LABELS["real"]}})
+    assert {"robust_accuracy_original", "median_distance_original"} <= set(both.metrics)
+    assert {r["suite"] for r in both.tables["distances"]} == {"minimal"}
+    assert [r["suite"] for r in both.tables["by_epsilon"]] == ["quick"]
+    unfinished = track([*rows, row("late", "original", "pending", suite="minimal", epsilon=0.0)], labels)
+    assert unfinished.metrics == {}
+    assert "1 verdicts are missing" in unfinished.notes[0]
 
 
 def test_a_track_is_a_valid_part_of_a_scorecard() -> None:
     result = track(worked(), LABELS)
     assert set(result.metrics) <= {m.name for m in get_track("robustness").metrics}
-    assert set(result.tables) == set(get_track("robustness").tables)
+    assert set(result.tables) == set(get_track("robustness").tables) - {"minimal"}
     card = {
         "schema_version": 1,
         "model": {"name": "m", "spec": "m"},
