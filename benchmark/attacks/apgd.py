@@ -141,17 +141,18 @@ class APGD(Attack[APGDState]):
             target=target,
         )
 
-    def _loss(self, logits: torch.Tensor, state: APGDState) -> torch.Tensor:
+    def _loss(self, logits: torch.Tensor, state: APGDState, rows: slice) -> torch.Tensor:
+        inside = state.inside[rows]
         if self.loss == "ce":
-            return cross_entropy(logits, state.inside)
+            return cross_entropy(logits, inside)
         if self.loss == "dlr":
-            return dlr(logits, state.inside)
-        return dlr_targeted(logits, state.inside, state.target)
+            return dlr(logits, inside)
+        return dlr_targeted(logits, inside, state.target[rows])
 
     def step(self, net: Net, state: APGDState) -> None:
         """Evaluate the upcoming point, with its gradient, adapt the step size and move on."""
         before, x = state.point, state.upcoming
-        state.logits, value, gradient = net.gradient(x, lambda z: self._loss(z, state))
+        state.logits, value, gradient = net.gradient(x, lambda z, r: self._loss(z, state, r))
         note_flat(state, gradient)
         first = state.step == 0
 

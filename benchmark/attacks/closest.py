@@ -73,7 +73,7 @@ class DeepFool(Attack[DeepFoolState]):
         classes, inside = state.classes, state.inside
         state.point = x
         state.logits, gaps, normals = net.gradients(
-            x, lambda z: z.gather(1, classes) - best_inside(z, inside)[:, None]
+            x, lambda z, r: z.gather(1, classes[r]) - best_inside(z, inside[r])[:, None]
         )
         note_flat(state, normals)
         left = has_left(state.logits, inside)
@@ -158,7 +158,7 @@ class DDN(Attack[DDNState]):
         x = (state.x0 + state.delta).clamp(0, 1)
         delta = x - state.x0
         state.point = x
-        state.logits, _, gradient = net.gradient(x, lambda z: cross_entropy(z, state.inside))
+        state.logits, _, gradient = net.gradient(x, lambda z, r: cross_entropy(z, state.inside[r]))
         note_flat(state, gradient)
         left = has_left(state.logits, state.inside)
         distance = norm_of(delta, "l2")

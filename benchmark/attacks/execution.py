@@ -12,9 +12,13 @@ import torch
 from torch import nn
 
 from annotations.errors import BeyondError
+from benchmark.attacks.frozen import FreezeError, Frozen, freeze
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 """Images (B, C, H, W) in [0, 1] to logits (B, K); gradients reach the images."""
+
+Losses = Callable[[torch.Tensor, slice], torch.Tensor]
+"""Logits (b, K) of some rows of the batch, and which rows they are, to one or more values for each row."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Execution:
         compile: Run through `torch.compile`.
         checkpointing: Recompute activations in the backward pass, for less memory; the network, or one part
             of it, must offer `set_grad_checkpointing`.
+        freeze: Run a frozen copy on a CPU in float32, see `benchmark.attacks.frozen`. Where the network or the
+            other options do not allow it, it runs without, and `Net.unfrozen` says why.
     """
 
     channels_last: bool = False
@@ -35,11 +41,12 @@ class Execution:
     autocast: Literal["bfloat16", "float16"] | None = None
     compile: bool = False
     checkpointing: bool = False
+    freeze: bool = False
 
     @classmethod
     def fast(cls) -> Execution:
-        """Options that change results by rounding alone: channels-last and folding."""
-        return cls(channels_last=True, fold=True)
+        """Options that change results by rounding alone: channels-last, folding and freezing."""
+        return cls(channels_last=True, fold=True, freeze=True)
 
     def describe(self) -> dict[str, Any]:
         """The options as JSON-ready values."""
@@ -149,6 +156,8 @@ class Net:
         reference: The model as given.
         execution: The options that are in use.
         folded: How many batch normalisations were folded.
+        frozen: The frozen copy that runs instead, or None.
+        unfrozen: Why there is none though it was asked for, or empty.
         forwards: Images run forward so far.
         backwards: Images run backward so far.
         protect: Hand the model copies, because it writes into its input.
@@ -170,7 +179,7 @@ class Net:
             execution: Options, or None for none. Those that change the network need an `nn.Module`.
             device: Where images go.
             dtype: Precision that attacks compute in: float32, or float64 in tests.
-            example: A few images (B, C, H, W) in [0, 1], needed to fold.
+            example: A few images (B, C, H, W) in [0, 1], needed to fold and to freeze.
 
         Raises:
             BeyondError: An option cannot be applied to this model.
@@ -183,6 +192,8 @@ class Net:
         self.backwards = 0
         self.folded = 0
         self.protect = False
+        self.frozen: Frozen | None = None
+        self.unfrozen = ""
         self._run = self._prepare(model, example)
 
     def _prepare(self, model: Model, example: torch.Tensor | None) -> Model:
@@ -194,9 +205,12 @@ class Net:
                 return model
             raise BeyondError("execution options need a torch module: pass Execution() for a plain function")
         module: nn.Module = model
+        if (options.fold or options.freeze) and example is None:
+            raise BeyondError("folding and freezing need example images: pass example=")
+        if options.freeze:
+            self._freeze(module, example)
         if options.fold:
-            if example is None:
-                raise BeyondError("folding batch normalisation needs example images: pass example=")
+            assert example is not None
             module, self.folded = fold_batch_norm(module, example.to(self.device, self.dtype))
         elif options.channels_last or options.checkpointing:
             module = copy.deepcopy(module)
@@ -214,6 +228,17 @@ class Net:
             return compiled
         return module
 
+    def _freeze(self, module: nn.Module, example: torch.Tensor | None) -> None:
+        options = self.execution
+        if options.compile or options.checkpointing or options.autocast is not None:
+            self.unfrozen = "autocast, compile and checkpointing need the network as it is"
+            return
+        assert example is not None
+        try:
+            self.frozen = freeze(module, example.to(self.device, self.dtype))
+        except FreezeError as error:
+            self.unfrozen = str(error)
+
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.execution.autocast is None:
             return nullcontext()
@@ -221,6 +246,9 @@ class Net:
 
     def _call(self, x: torch.Tensor) -> torch.Tensor:
         self.forwards += len(x)
+        if self.frozen is not None and x.shape[1:] == self.frozen.size:
+            frozen: torch.Tensor = self.frozen.graph(x.contiguous(memory_format=torch.channels_last))
+            return frozen
         if self.protect:
             x = x.clone()
         if self.execution.channels_last and x.shape[1] > 1:
@@ -229,12 +257,17 @@ class Net:
             logits = self._run(x)
         return logits.to(self.dtype)
 
+    def _parts(self, count: int) -> list[slice]:
+        """Rows to run at a time: all at once, or as many as suit the frozen network."""
+        return list(chunks(count, count if self.frozen is None else self.frozen.chunk))
+
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (B, K) of images (B, C, H, W), without a graph."""
         if not len(x):
             raise ValueError("no images")
         with torch.no_grad():
-            return self._call(x)
+            found = [self._call(x[rows]) for rows in self._parts(len(x))]
+            return found[0] if len(found) == 1 else torch.cat(found)
 
     def predict(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (B, K) of the model as given, with no option in use."""
@@ -243,14 +276,12 @@ class Net:
             logits = self.reference(x.clone() if self.protect else x)
         return logits.to(self.dtype)
 
-    def gradient(
-        self, x: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def gradient(self, x: torch.Tensor, loss: Losses) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits, loss and the gradient of the loss at `x`.
 
         Args:
             x: Images (B, C, H, W).
-            loss: From logits (B, K) to one value a row (B,).
+            loss: One value for each row, (b,).
 
         Returns:
             Logits (B, K), losses (B,) and gradients (B, C, H, W), detached. A gradient that is not finite is
@@ -259,29 +290,34 @@ class Net:
         Raises:
             NoGradientError: Nothing connects the logits to the image.
         """
-        logits, values, gradients = self.gradients(x, lambda z: loss(z)[:, None])
+        logits, values, gradients = self.gradients(x, lambda z, rows: loss(z, rows)[:, None])
         return logits, values[:, 0], gradients[:, 0]
 
-    def gradients(
-        self, x: torch.Tensor, losses: Callable[[torch.Tensor], torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def gradients(self, x: torch.Tensor, losses: Losses) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As `gradient` for J losses at once, with one backward pass each on one graph.
 
         Args:
             x: Images (B, C, H, W).
-            losses: From logits (B, K) to values (B, J).
+            losses: J values for each row, (b, J).
 
         Returns:
             Logits (B, K), losses (B, J) and gradients (B, J, C, H, W).
         """
+        parts = [self._gradients(x[rows], losses, rows) for rows in self._parts(len(x))]
+        logits, values, gradients = parts[0] if len(parts) == 1 else (torch.cat(p) for p in zip(*parts))
+        return logits, values, torch.nan_to_num(gradients, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _gradients(
+        self, x: torch.Tensor, losses: Losses, rows: slice
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`gradients` of rows that are run at once."""
+        message = "the model gives no gradient: use attacks that need none, such as Square"
         with torch.enable_grad():
             leaf = x.detach().clone().requires_grad_()
             logits = self._call(leaf)
             if not logits.requires_grad:
-                raise NoGradientError(
-                    "the model gives no gradient: use attacks that need none, such as Square"
-                )
-            values = losses(logits)
+                raise NoGradientError(message)
+            values = losses(logits, rows)
             parts = []
             columns = values.shape[1]
             for j in range(columns):
@@ -289,13 +325,10 @@ class Net:
                     values[:, j].sum(), leaf, retain_graph=j < columns - 1, allow_unused=True
                 )
                 if part is None:
-                    raise NoGradientError(
-                        "the model gives no gradient: use attacks that need none, such as Square"
-                    )
+                    raise NoGradientError(message)
                 self.backwards += len(x)
                 parts.append(part.contiguous())
         gradients = parts[0][:, None] if columns == 1 else torch.stack(parts, dim=1)
-        gradients = torch.nan_to_num(gradients, nan=0.0, posinf=0.0, neginf=0.0)
         return logits.detach(), values.detach(), gradients
 
 

@@ -166,7 +166,9 @@ class FAB(Attack[FABState]):
         """The next proposals of the given rows, (R, C, H, W)."""
         x, x0, inside = state.iterate[rows], state.x0[rows], state.inside[rows]
         classes = state.classes[rows]
-        _, gaps, normals = net.gradients(x, lambda z: z.gather(1, classes) - best_inside(z, inside)[:, None])
+        _, gaps, normals = net.gradients(
+            x, lambda z, r: z.gather(1, classes[r]) - best_inside(z, inside[r])[:, None]
+        )
         if normals.shape[1] == 1:
             gap, w = gaps[:, 0], normals[:, 0]
         else:

@@ -34,7 +34,7 @@ class FGSM(Attack[State]):
 
     def step(self, net: Net, state: State) -> None:
         """Take the one step and evaluate it."""
-        _, _, gradient = net.gradient(state.x0, lambda z: cross_entropy(z, state.inside))
+        _, _, gradient = net.gradient(state.x0, lambda z, r: cross_entropy(z, state.inside[r]))
         note_flat(state, gradient)
         state.point = project(
             state.x0 + self.radius * steepest(gradient, self.norm), state.x0, self.radius, self.norm
@@ -92,7 +92,7 @@ class PGD(Attack[PGDState]):
     def step(self, net: Net, state: PGDState) -> None:
         """Evaluate the upcoming point, with its gradient, and move on."""
         state.point = state.upcoming
-        state.logits, _, gradient = net.gradient(state.point, lambda z: cross_entropy(z, state.inside))
+        state.logits, _, gradient = net.gradient(state.point, lambda z, r: cross_entropy(z, state.inside[r]))
         note_flat(state, gradient)
         length = self.step_size * self.radius
         state.upcoming = project(

@@ -98,7 +98,7 @@ def inspect(net: Net, x: torch.Tensor, inside: torch.Tensor) -> list[Finding]:
         )
         findings.append(Finding("randomised", message, int(differs.sum())))
     try:
-        _, _, gradient = net.gradient(x, lambda z: cross_entropy(z, inside))
+        _, _, gradient = net.gradient(x, lambda z, r: cross_entropy(z, inside[r]))
     except NoGradientError:
         message = (
             "the model gives no gradient: only black-box attacks were run, so robust accuracy is overstated"
