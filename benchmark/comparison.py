@@ -7,6 +7,7 @@ and a p value for "no difference"; p values are not corrected for looking at sev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,10 @@ from scipy import special
 
 from annotations.classes import NUM_CLASSES
 from annotations.errors import BeyondError
+from annotations.judgements import Verdict
 from benchmark import statistics
+from benchmark.attack_records import MINIMAL, AttackInfo, Evaluation
+from benchmark.radii import radius_text
 from benchmark.tracks import RECTIFIED
 from benchmark.tracks.rectified import (
     CONSOLIDATED,
@@ -27,6 +31,7 @@ from benchmark.tracks.rectified import (
     accuracy_names,
     expert_arrays,
 )
+from benchmark.tracks.robustness import RobustnessResult, Verdicts
 
 Bools = npt.NDArray[np.bool_]
 
@@ -54,6 +59,31 @@ class Difference(_Strict):
     method: str = Field(description="How interval and p value were computed.")
 
 
+class VerdictChange(_Strict):
+    """An image on which two runs were attacked alike and did not fare alike."""
+
+    image_id: str
+    objective: str = Field(description="original or rectified.")
+    a: str = Field(description="misclassified, broken, robust or failed in the first run.")
+    b: str = Field(description="The same in the second.")
+
+
+class AttackComparison(_Strict):
+    """Two runs under the same threat, radius and suite, on the images that both attacked."""
+
+    threat: str
+    epsilon: float = Field(description="Radius; 0 for minimal, which has none.")
+    suite: str
+    n: int = Field(ge=1, description="Images that both attacked.")
+    left_out_a: int = Field(ge=0, description="Images that only the first attacked.")
+    left_out_b: int = Field(ge=0, description="Images that only the second attacked.")
+    differences: list[Difference]
+    changes: list[VerdictChange] = Field(
+        description="Images whose verdict differs, by id; none for minimal, which has distances instead."
+    )
+    notes: list[str] = Field(default_factory=list)
+
+
 class Comparison(_Strict):
     """Two runs, metric by metric."""
 
@@ -64,6 +94,9 @@ class Comparison(_Strict):
     left_out_b: int = Field(ge=0, description="Images that only the second run has.")
     same_answer: int = Field(ge=0, description="Images on which both predict the same class.")
     differences: list[Difference]
+    attacks: list[AttackComparison] = Field(
+        default_factory=list, description="One an evaluation that both runs finished."
+    )
     notes: list[str] = Field(default_factory=list)
 
 
@@ -129,6 +162,167 @@ def compare_runs(
         same_answer=int(same.sum()),
         differences=[found[name] for name in sorted(found, key=lambda name: ranks[name])],
         notes=_notes(a, b, found),
+    )
+
+
+def compare_attacks(
+    a: RobustnessResult,
+    b: RobustnessResult,
+    *,
+    attacks_a: Sequence[AttackInfo] = (),
+    attacks_b: Sequence[AttackInfo] = (),
+    name_a: str = "A",
+    name_b: str = "B",
+) -> tuple[list[AttackComparison], list[str]]:
+    """Compare how two runs fared under the same attacks, on the images that both attacked, joined by id.
+
+    Args:
+        a: The first run, scored against the same label sets as the second.
+        b: The second run.
+        attacks_a: What its `run.json` says of its evaluations, for notes alone.
+        attacks_b: The same of the second.
+        name_a: What to call the first in notes.
+        name_b: What to call the second.
+
+    Returns:
+        One comparison an evaluation that both finished on some common image, and notes for the whole.
+    """
+    infos_a, infos_b = ({info.key: info for info in infos} for infos in (attacks_a, attacks_b))
+    found = []
+    for first in a.evaluations:
+        second = b.of(first.evaluation)
+        if second is None:
+            continue
+        comparison = _compare_attack(first, second)
+        if comparison is None:
+            continue
+        one, two = infos_a.get(first.evaluation), infos_b.get(first.evaluation)
+        notes = []
+        if one is not None and two is not None:
+            differ = [name for name in one.identity() if one.identity()[name] != two.identity()[name]]
+            if differ:
+                notes.append(f"The attacks differ in {' and '.join(differ)}.")
+            if one.label_sets and two.label_sets and one.label_sets != two.label_sets:
+                notes.append("The attacks left other label sets; what that leaves open widens intervals.")
+        found.append(comparison.model_copy(update={"notes": notes}))
+    if found:
+        return found, []
+    lists = [
+        ", ".join(_evaluation_text(v.evaluation) for v in result.evaluations) or "nothing finished"
+        for result in (a, b)
+    ]
+    return [], [f"No attack in common to compare: {name_a} has {lists[0]}; {name_b} has {lists[1]}."]
+
+
+def _evaluation_text(evaluation: Evaluation) -> str:
+    return f"{radius_text(evaluation.threat, evaluation.epsilon)} {evaluation.suite}"
+
+
+def _compare_attack(a: Verdicts, b: Verdicts) -> AttackComparison | None:
+    rows_a, rows_b = _common(a.image_ids, b.image_ids)
+    same = a.labels[rows_a] == b.labels[rows_b]
+    rows_a, rows_b = rows_a[same], rows_b[same]
+    n = len(rows_a)
+    if not n:
+        return None
+    # Whether people keep an image's label depends on the image and the label sets alone.
+    kept = a.kept[rows_a] & b.kept[rows_b]
+    right = [v.clean[rows] == v.labels[rows] for v, rows in ((a, rows_a), (b, rows_b))]
+    differences = [_shares("clean_accuracy", right[0], right[1])]
+    changes: list[VerdictChange] = []
+    if a.evaluation.suite == MINIMAL:
+        both = right[0] & right[1]
+        sides = [
+            ("median_distance_original", a.distance[rows_a], b.distance[rows_b], both),
+            (
+                "median_distance_rectified",
+                a.rectified_distance[rows_a],
+                b.rectified_distance[rows_b],
+                both & kept,
+            ),
+        ]
+        differences += [d for side in sides if (d := _closer(*side)) is not None]
+    else:
+        robust = [v.robust_original[rows] for v, rows in ((a, rows_a), (b, rows_b))]
+        differences.append(_shares("robust_accuracy_original", robust[0], robust[1]))
+        if kept.any():
+            differences += _kept_differences(a, b, rows_a, rows_b, kept)
+        ids = a.image_ids[rows_a]
+        for objective in ("original", "rectified"):
+            status = [getattr(v, objective)[rows] for v, rows in ((a, rows_a), (b, rows_b))]
+            known = (status[0] != "") & (status[1] != "")
+            changes += [
+                VerdictChange(
+                    image_id=str(ids[i]), objective=objective, a=str(status[0][i]), b=str(status[1][i])
+                )
+                for i in np.flatnonzero(known & (status[0] != status[1])).tolist()
+            ]
+    return AttackComparison(
+        **a.evaluation._asdict(),
+        n=n,
+        left_out_a=len(a.image_ids) - n,
+        left_out_b=len(b.image_ids) - n,
+        differences=differences,
+        changes=changes,
+    )
+
+
+def _kept_differences(
+    a: Verdicts,
+    b: Verdicts,
+    rows_a: npt.NDArray[np.intp],
+    rows_b: npt.NDArray[np.intp],
+    kept: Bools,
+) -> list[Difference]:
+    """What both objectives say on the images whose label people keep."""
+    one, two = (rows[kept] for rows in (rows_a, rows_b))
+    robust = a.robust_rectified[one], b.robust_rectified[two]
+    open_ = a.open[one], b.open[two]
+    found = [_bounded_shares("robust_accuracy_rectified", *robust, *open_)]
+    if kept.sum() > 1:
+        hidden = [
+            people.astype(np.float64) - v.robust_original[rows]
+            for people, v, rows in ((robust[0], a, one), (robust[1], b, two))
+        ]
+        # Where it is open, an image that the label alone calls broken may yet hide robustness.
+        high = [
+            value + (unknown & ~v.robust_original[rows])
+            for value, unknown, v, rows in ((hidden[0], open_[0], a, one), (hidden[1], open_[1], b, two))
+        ]
+        found.append(_means("hidden_robustness", hidden[0], hidden[1], high[0], high[1]))
+    broken = kept & (a.original[rows_a] == "broken") & (b.original[rows_b] == "broken")
+    if broken.any():
+        said = a.verdict[rows_a[broken]], b.verdict[rows_b[broken]]
+        same = a.adversarial[rows_a[broken]] == b.adversarial[rows_b[broken]]
+        accepted = [s == Verdict.ACCEPTED for s in said]
+        unjudged = [(s == Verdict.UNJUDGED) & ~same for s in said]
+        found.append(_bounded_shares("adversarial_acceptance", *accepted, *unjudged))
+    return found
+
+
+def _closer(
+    metric: str, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], images: Bools
+) -> Difference | None:
+    """Median of the paired differences of distances, with the sign test."""
+    images = images & np.isfinite(a) & np.isfinite(b)
+    if not images.any():
+        return None
+    a, b = a[images], b[images]
+    value, interval = statistics.median_interval(a - b)
+    ends = np.clip([float(interval.low), float(interval.high)], (a - b).min(), (a - b).max())
+    more, less = int((a > b).sum()), int((a < b).sum())
+    return Difference(
+        metric=metric,
+        a=float(np.median(a)),
+        b=float(np.median(b)),
+        difference=value,
+        ci_low=float(ends[0]),
+        ci_high=float(ends[1]),
+        p_value=float(statistics.mcnemar(more, less)),
+        n=len(a),
+        only_a=more,
+        only_b=less,
+        method="paired median, order statistics, sign test",
     )
 
 

@@ -502,7 +502,8 @@ def rescore(run_folders: tuple[Path, ...], annotations: list[str] | None, as_jso
     from benchmark import runs
 
     labels = runs.load_labels(annotations) if annotations else None
-    show([(run, runs.score_run(run, annotations, labels=labels)) for run in run_folders], as_json=as_json)
+    found = [(run, runs.score_run(run, annotations, labels=labels)) for run in run_folders]
+    show(found, as_json=as_json)
 
 
 def choose_device(name: str) -> Any:

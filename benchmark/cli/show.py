@@ -11,8 +11,8 @@ from annotations.errors import BeyondError
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the scorecard as JSON on standard output.")
+@click.argument("run_paths", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print scorecards as JSON on standard output.")
 @click.option(
     "--html",
     "html_file",
@@ -28,17 +28,26 @@ from annotations.errors import BeyondError
     help="With --html: show N images beside their adversarials. Such a page must not be published.",
     metavar="N",
 )
-def show(run: Path, *, as_json: bool, html_file: Path | None, examples: int) -> None:
-    """Show the scorecard of RUN, a run folder or a scorecard.json.
+def show(run_paths: tuple[Path, ...], *, as_json: bool, html_file: Path | None, examples: int) -> None:
+    """Show the scorecard of RUN, a run folder or a scorecard.json; of several, one table.
 
     \b
     beyond show runs/resnet50
+    beyond show runs/*
     beyond show runs/resnet50 --html resnet50.html
     beyond show runs/resnet50 --html local.html --examples 12
     beyond show runs/resnet50 --json | jq .tracks.rectified.metrics
     """  # noqa: D301 - click reads the escape
     from benchmark.scorecard import read_scorecard
 
+    if len(run_paths) > 1:
+        if html_file is not None:
+            raise BeyondError("--html makes the page of one run: name one RUN")
+        from benchmark.cli.score import show as show_scorecards
+
+        show_scorecards([(path, read_scorecard(path)) for path in run_paths], as_json=as_json)
+        return
+    run = run_paths[0]
     scorecard = read_scorecard(run)
     if examples and html_file is None:
         raise BeyondError("--examples goes with --html FILE: pictures need a page")

@@ -580,8 +580,9 @@ def _ranges(verdicts: Verdicts) -> list[tuple[str, str, npt.NDArray[np.float64]]
     ]
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _finite(value: npt.ArrayLike) -> float | None:
+    number = float(np.asarray(value))
+    return number if np.isfinite(number) else None
 
 
 def _minimal(verdicts: Verdicts) -> Table:

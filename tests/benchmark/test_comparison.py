@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
@@ -13,12 +15,15 @@ from statsmodels.stats.contingency_tables import mcnemar
 from annotations.errors import BeyondError
 from annotations.judgements import LabelSets
 from benchmark import statistics
-from benchmark.comparison import Comparison, Difference, compare_runs
+from benchmark.attack_records import AttackInfo, AttackRecords, Row
+from benchmark.comparison import Comparison, Difference, compare_attacks, compare_runs
 from benchmark.records import Predictions
 from benchmark.tracks.rectified import RectifiedResult, score_rectified
+from benchmark.tracks.robustness import RobustnessResult, score_robustness
 from tests.benchmark.test_cli import run
 from tests.benchmark.tracks import label_sets
 from tests.benchmark.tracks.test_rectified import full_rankings, world
+from tests.benchmark.tracks.test_robustness import row, simulate
 
 
 def by_name(comparison: Comparison) -> dict[str, Difference]:
@@ -229,3 +234,115 @@ def test_the_command(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert all(len(line) <= 80 for line in shown.splitlines() if "top-1" in line)
     assert run("compare", tmp_path / "alexnet", tmp_path / "nothing") == 2
     assert "no such run" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------- under attack
+
+
+def attacked_pair(n: int = 120) -> tuple[list[Row], list[Row], dict[str, LabelSets]]:
+    """Two models with a planted truth on the same images; the first holds on some more of them."""
+    rows, labels, _ = simulate(np.random.default_rng(3), n)
+    rng = np.random.default_rng(4)
+    held = {image_id for image_id in sorted({row.image_id for row in rows}) if rng.random() < 0.3}
+    stronger = [
+        replace(row, status="robust", adversarial_class=-1, distance=float("nan"), attack="")
+        if row.image_id in held and row.status == "broken"
+        else row
+        for row in rows
+    ]
+    return stronger, rows, labels
+
+
+def attacked(rows: list[Row], labels: dict[str, LabelSets]) -> RobustnessResult:
+    return score_robustness(AttackRecords.from_rows(rows), labels)
+
+
+def test_attacked_runs_are_compared_image_by_image_against_peers() -> None:
+    one, two, labels = attacked_pair()
+    a, b = attacked(one, labels), attacked(two, labels)
+    (found,), notes = compare_attacks(a, b)
+    assert notes == []
+    assert (found.threat, found.suite, found.n, found.left_out_a) == ("linf", "quick", 120, 0)
+    by = {d.metric: d for d in found.differences}
+    assert a.verdicts is not None
+    assert b.verdicts is not None
+    x, y = a.verdicts.robust_original, b.verdicts.robust_original
+    original = by["robust_accuracy_original"]
+    assert (original.only_a, original.only_b) == ((x & ~y).sum(), (y & ~x).sum())
+    table = [[0, (x & ~y).sum()], [(y & ~x).sum(), 0]]
+    assert original.p_value == pytest.approx(mcnemar(table, exact=True).pvalue)
+    assert original.p_value < 0.01
+    assert original.difference == pytest.approx(x.mean() - y.mean())
+    assert original.ci_low < original.difference < original.ci_high
+    kept = a.verdicts.kept
+    people = by["robust_accuracy_rectified"]
+    assert people.n == by["hidden_robustness"].n == kept.sum()
+    assert people.a == pytest.approx(a.track.metrics["robust_accuracy_rectified"].value)
+    hidden = [
+        v.robust_rectified[kept].astype(float) - v.robust_original[kept] for v in (a.verdicts, b.verdicts)
+    ]
+    expected = stats.ttest_rel(*hidden)
+    assert by["hidden_robustness"].difference == pytest.approx(hidden[0].mean() - hidden[1].mean())
+    assert by["hidden_robustness"].p_value == pytest.approx(expected.pvalue, nan_ok=True)
+    # Each image that only one of the two keeps robust is named, under each objective.
+    changed = {(c.image_id, c.objective): (c.a, c.b) for c in found.changes}
+    status = {(r.image_id, r.objective): r.status for r in one}
+    for i in np.flatnonzero(x != y):
+        assert changed[str(a.verdicts.image_ids[i]), "original"] == ("robust", "broken")
+    assert all(status.get(key, pair[0]) == pair[0] for key, pair in changed.items() if key[1] == "original")
+    back = compare_attacks(b, a)[0][0]
+    assert {(c.image_id, c.objective): (c.b, c.a) for c in back.changes} == changed
+
+
+def test_only_what_both_attacked_is_compared() -> None:
+    one, two, labels = attacked_pair(40)
+    fewer = [row for row in two if row.image_id < "image025"]
+    (found,), _ = compare_attacks(attacked(one, labels), attacked(fewer, labels))
+    assert (found.n, found.left_out_a, found.left_out_b) == (25, 15, 0)
+    elsewhere = [replace(row, epsilon=1 / 255) for row in two]
+    found_none, notes = compare_attacks(attacked(one, labels), attacked(elsewhere, labels), name_a="x")
+    assert found_none == []
+    assert "x has L∞ 4/255 quick; B has L∞ 1/255 quick" in notes[0]
+    infos = [
+        AttackInfo(threat="linf", epsilon=4 / 255, suite="quick", seed=seed, label_sets={"real": "1"})
+        for seed in (0, 1)
+    ]
+    (found,), _ = compare_attacks(
+        attacked(one, labels), attacked(two, labels), attacks_a=infos[:1], attacks_b=infos[1:]
+    )
+    assert found.notes == ["The attacks differ in seed."]
+
+
+def test_open_verdicts_widen_the_difference_under_attack() -> None:
+    one, two, labels = attacked_pair()
+    blind = [row for row in two if row.objective == "original"]
+    (whole,), _ = compare_attacks(attacked(one, labels), attacked(two, labels))
+    (found,), _ = compare_attacks(attacked(one, labels), attacked(blind, labels))
+    for metric in ("robust_accuracy_rectified", "hidden_robustness"):
+        truth = next(d for d in whole.differences if d.metric == metric)
+        bounded = next(d for d in found.differences if d.metric == metric)
+        assert bounded.unjudged > 0
+        assert bounded.ci_low < truth.difference < bounded.ci_high
+        assert bounded.ci_high - bounded.ci_low > truth.ci_high - truth.ci_low
+
+
+def test_smallest_perturbations_are_compared_pair_by_pair() -> None:
+    rng = np.random.default_rng(0)
+    x, noise = rng.exponential(0.01, 80), rng.normal(1.1, 0.2, 80)
+
+    where = {"threat": "l2", "epsilon": 0.0, "suite": "minimal"}
+
+    def rows(distances: npt.NDArray[np.float64]) -> list[Row]:
+        found = {"clean_class": 1, "adversarial_class": 9, "attack": "fab-t", "inside": (1,)}
+        return [
+            row(f"i{k:02d}", "original", "broken", **{**found, "distance": float(d), **where})
+            for k, d in enumerate(distances)
+        ]
+
+    (found,), _ = compare_attacks(attacked(rows(x), {}), attacked(rows(x * noise), {}))
+    (distance,) = [d for d in found.differences if d.metric == "median_distance_original"]
+    difference = x - x * noise
+    assert distance.difference == pytest.approx(np.median(difference))
+    assert distance.p_value == pytest.approx(stats.binomtest(int((difference > 0).sum()), 80).pvalue)
+    assert distance.ci_low < distance.difference < distance.ci_high < 0
+    assert found.changes == []
