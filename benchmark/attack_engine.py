@@ -403,7 +403,7 @@ def _execution(
         net = attacks.Net(module, execution=options, device=settings.device, example=example)
         if asked is not None:
             with suppress(attacks.NoGradientError):  # what that means is found out, and said, by the attacks
-                net.gradient(example, lambda logits: logits.sum(1))
+                net.gradient(example, lambda logits, _: logits.sum(1))
     except Exception as error:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:120]
         if asked is not None:

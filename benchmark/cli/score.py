@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TRACKS = ("rectified", "robustness")
 TIERS = ("quick", "standard", "curve", "minimal")
-EXECUTION = ("channels-last", "fold", "compile", "checkpointing", "bfloat16", "float16", "none")
+EXECUTION = ("channels-last", "fold", "freeze", "compile", "checkpointing", "bfloat16", "float16", "none")
 
 
 def say(message: str) -> None:
@@ -118,7 +118,7 @@ json_option = click.option(
     "--execution",
     callback=split_list,
     metavar="NAME,…",
-    help=f"Robustness: how the network is run: {', '.join(EXECUTION)}. [default: channels-last,fold]",
+    help=f"Robustness: how the network is run: {', '.join(EXECUTION)}. [default: channels-last,fold,freeze]",
 )
 @click.option(
     "--keep-adversarials/--no-keep-adversarials",
@@ -461,6 +461,7 @@ def _execution(names: Sequence[str]) -> Execution:
     return Execution(
         channels_last="channels-last" in names,
         fold="fold" in names,
+        freeze="freeze" in names,
         compile="compile" in names,
         checkpointing="checkpointing" in names,
         autocast="bfloat16" if "bfloat16" in names else "float16" if "float16" in names else None,

@@ -378,12 +378,13 @@ def test_smallest_perturbations_go_on_after_a_stop(
 
 def test_ways_to_run_the_network_are_recorded_and_change_rounding_alone(world: World, tmp_path: Path) -> None:
     found = {}
-    for names in ("none", "channels-last", "channels-last,fold", "bfloat16"):
+    for names in ("none", "channels-last", "channels-last,fold", "freeze", "bfloat16"):
         out = tmp_path / names
         assert score(world, out, "--attack-limit", "4", "--eps", "4/255", "--execution", names) == 0
         execution = read_run(out).attacks[0].execution
         assert execution["channels_last"] == ("channels-last" in names)
         assert execution["fold"] == ("fold" in names)
+        assert execution["freeze"] == (names == "freeze")
         assert execution["autocast"] == ("bfloat16" if names == "bfloat16" else None)
         rows = read_attacks(out).rows(np.arange(len(read_attacks(out))))
         found[names] = [(r.image_id, r.objective, r.status) for r in rows]
