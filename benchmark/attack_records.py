@@ -461,6 +461,7 @@ def iter_adversarials(run: Path, names: Collection[str] | None = None) -> Iterat
     Raises:
         BeyondError: A part that is needed is damaged.
     """
+    seen: set[str] = set()  # a kill while parts are rewritten leaves some adversarials in two
     for path in records.part_paths(run / ADVERSARIALS):
         if names is not None:
             there = pq.read_table(path, columns=["adversarial"], partitioning=None)["adversarial"].to_pylist()
@@ -473,8 +474,10 @@ def iter_adversarials(run: Path, names: Collection[str] | None = None) -> Iterat
         table = pq.read_table(path, partitioning=None)
         lists = table["pixels"].combine_chunks()
         for i in range(table.num_rows):
-            if names is not None and table["adversarial"][i].as_py() not in names:
+            name = table["adversarial"][i].as_py()
+            if name in seen or (names is not None and name not in names):
                 continue
+            seen.add(name)
             height, width = table["height"][i].as_py(), table["width"][i].as_py()
             clean = np.frombuffer(table["clean"][i].as_py(), np.uint8).reshape(height, width, 3)
             pixels = lists[i].values.to_numpy().reshape(3, height, width)

@@ -1,9 +1,11 @@
 """A folder of pictures to show people, and a manifest that says what each one is.
 
 ```
-PACK/manifest.json      settings, versions, and for each picture: image, class, arm, file
+PACK/manifest.json      settings, versions, items (what is asked about), and for each picture its item and arm
 PACK/<sha256>.png       pictures, named by the checksum of their bytes, so that a name gives nothing away
 ```
+
+An item is one question: an image, altered or not, and a class shown with it. It has a picture for each arm.
 
 The pictures are made from photographs whose terms do not allow passing them on. They never leave the machine;
 ids, classes and the manifest may.
@@ -30,9 +32,11 @@ from benchmark.explanations import pictures
 from benchmark.explanations.pictures import Pixels
 
 MANIFEST_FILE = "manifest.json"
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 
 Arm = Literal["none", "feature", "example"]
+Kind = Literal["adversarial", "clean", "sham"]
+KINDS: tuple[Kind, ...] = ("adversarial", "clean", "sham")
 Setting = str | int | float | bool | None
 
 _NOTICE = (
@@ -42,18 +46,51 @@ _NOTICE = (
 _VERSIONS = ("beyond-accuracy", "captum", "numpy", "pillow", "timm", "torch", "torchvision")
 
 
+class Item(BaseModel):
+    """One question: an image and the class that is shown with it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    item: str = Field(pattern=r"^[0-9a-f]{16}$", description="See `item_name`; it gives nothing away.")
+    image_id: str = Field(description="An adversarial keeps the id of the image it was made from.")
+    kind: Kind = Field(
+        description="adversarial: what an attack made, with what the model predicts for it; clean: the "
+        "unaltered image, with what it predicts; sham: the unaltered image, with a plainly wrong class."
+    )
+    shown_class: int = Field(ge=0, description="The class asked about and explained.")
+    predicted_class: int = Field(
+        ge=0, description="What the model predicts for what is shown: shown_class, but for a sham."
+    )
+    original_label: int = Field(ge=-1, description="The image's original label, −1 if unknown.")
+    verdict: Literal["accepted", "unsure", "rejected", "unjudged"] = Field(
+        default="unjudged", description="What label sets say of shown_class for the unaltered image."
+    )
+    confidence: float | None = Field(
+        default=None, ge=0, le=1, description="Softmax probability of shown_class for what is shown."
+    )
+    clean_confidence: float | None = Field(
+        default=None, ge=0, le=1, description="That of the prediction for the unaltered image."
+    )
+    distance: float | None = Field(default=None, description="Norm of an adversarial's perturbation.")
+    block: int = Field(default=0, ge=0, description="Items of one block are alike in class and confidence.")
+
+
 class Picture(BaseModel):
     """One picture of a pack."""
 
     model_config = ConfigDict(extra="forbid")
 
-    image_id: str
-    predicted_class: int = Field(ge=0, description="The class explained: what the model predicts here.")
+    item: str = Field(description="The item it shows.")
     arm: Arm = Field(description="none: the image; feature: its heat map; example: reference images.")
     file: str = Field(pattern=r"^[0-9a-f]{64}\.png$", description="The SHA-256 of the file's bytes.")
     blank: bool = Field(default=False, description="The heat map has no heat.")
     neighbours: list[str] = Field(default_factory=list, description="Reference images, nearest first.")
     similarities: list[float] = Field(default_factory=list, description="Cosine to each of them.")
+
+
+def item_name(image_id: str, kind: Kind, shown_class: int) -> str:
+    """Name of an item: the first 16 hex digits of the SHA-256 of image, kind and class, joined by `|`."""
+    return hashlib.sha256(f"{image_id}|{kind}|{shown_class}".encode()).hexdigest()[:16]
 
 
 class Manifest(BaseModel):
@@ -65,27 +102,30 @@ class Manifest(BaseModel):
     notice: str = _NOTICE
     model: dict[str, str] = Field(description="Spec, name and weights_sha256.")
     images: str = Field(description="Fingerprint of the image set, or of the adversarial images.")
-    settings: dict[str, Setting] = Field(description="How the pictures were made.")
+    settings: dict[str, Setting] = Field(description="How items were chosen and pictures made.")
     versions: dict[str, str]
-    pictures: list[Picture] = Field(description="Sorted by image, class and arm.")
+    items: list[Item] = Field(description="Sorted by image, kind and class.")
+    pictures: list[Picture] = Field(description="In the order of the items, by arm.")
+
+    def pictures_of(self, item: str) -> dict[Arm, Picture]:
+        """The pictures of one item, by arm."""
+        return {picture.arm: picture for picture in self.pictures if picture.item == item}
 
 
 @dataclass(frozen=True)
 class Stimulus:
-    """What is to be shown of one prediction.
+    """What is to be shown of one item.
 
     Attributes:
-        image_id: The image; adversarial images keep the id of the image they were made from.
-        predicted_class: What the classifier predicts on `pixels`.
+        item: The item.
         pixels: uint8 (H, W, 3), RGB: what the classifier saw.
-        heat: float (H, W), at least 0, the heat map for `predicted_class`; None makes no `feature` picture.
+        heat: float (H, W), at least 0, the heat map for the class shown; None makes no `feature` picture.
         neighbours: Ids of the nearest reference images, nearest first; none makes no `example` picture.
         similarities: Cosine of each neighbour.
         neighbour_pixels: uint8 (H, W, 3) of each neighbour.
     """
 
-    image_id: str
-    predicted_class: int
+    item: Item
     pixels: Pixels
     heat: npt.NDArray[np.floating] | None = None
     neighbours: Sequence[str] = ()
@@ -117,7 +157,7 @@ def write_pack(
 
     Args:
         folder: Where to; made if need be.
-        stimuli: What to show; each (image, class) once.
+        stimuli: What to show; each item once.
         model: Spec, name and weights_sha256 of the classifier.
         images: Fingerprint of the images.
         settings: How heat maps and neighbours were made (method, layer, k, …), for the record.
@@ -133,24 +173,32 @@ def write_pack(
             twice, or its parts do not fit together.
     """
     _prepare(folder, overwrite=overwrite)
-    made: dict[tuple[str, int, str], Picture] = {}
-    shape = None
+    items: dict[str, Item] = {}
+    made: dict[tuple[str, str], Picture] = {}
     for stimulus in stimuli:
-        where = f"{stimulus.image_id} as class {stimulus.predicted_class}"
-        if (stimulus.image_id, stimulus.predicted_class, "none") in made:
-            raise BeyondError(f"{where} comes twice; give each image and class once")
-        shape = shape or stimulus.pixels.shape
+        item = stimulus.item
+        where = f"{item.image_id} ({item.kind}) as class {item.shown_class}"
+        if item.item in items:
+            raise BeyondError(f"{where} comes twice; give each item once")
+        items[item.item] = item
         for picture, pixels in _draw(stimulus, where, opacity=opacity, percentile=percentile):
             data = pictures.png(pixels)
             picture.file = f"{hashlib.sha256(data).hexdigest()}.png"
             (folder / picture.file).write_bytes(data)
-            made[picture.image_id, picture.predicted_class, picture.arm] = picture
+            made[picture.item, picture.arm] = picture
+    ordered = sorted(items.values(), key=lambda i: (i.image_id, i.kind, i.shown_class))
     manifest = Manifest(
         model=dict(sorted(model.items())),
         images=images,
         settings=dict(sorted({**settings, "opacity": opacity, "percentile": percentile}.items())),
         versions=_versions(),
-        pictures=[made[key] for key in sorted(made)],
+        items=ordered,
+        pictures=[
+            made[item.item, arm]
+            for item in ordered
+            for arm in ("example", "feature", "none")
+            if (item.item, arm) in made
+        ],
     )
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     runs.write_atomically(folder / MANIFEST_FILE, text)
@@ -168,6 +216,13 @@ def read_pack(folder: Path) -> Manifest:
         raise BeyondError(f"{folder} holds no pack of explanations; make one with: beyond explain RUN")
     manifest = _read_manifest(path)
     again = "make the pack again with: beyond explain RUN --overwrite"
+    shown = {picture.item for picture in manifest.pictures if picture.arm == "none"}
+    arms = [(picture.item, picture.arm) for picture in manifest.pictures]
+    names = {item.item for item in manifest.items}
+    if shown != names or len(names) != len(manifest.items) or len(set(arms)) != len(arms):
+        raise BeyondError(f"{path} is damaged (items and pictures do not fit together); {again}")
+    if any(item.item != item_name(item.image_id, item.kind, item.shown_class) for item in manifest.items):
+        raise BeyondError(f"{path} is damaged (an item is not what its name says); {again}")
     for name in sorted({picture.file for picture in manifest.pictures}):
         try:
             data = (folder / name).read_bytes()
@@ -179,8 +234,18 @@ def read_pack(folder: Path) -> Manifest:
 
 
 def _read_manifest(path: Path) -> Manifest:
+    data = path.read_bytes()
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        version = json.loads(data).get("manifest_version")
+    except (ValueError, AttributeError):
+        version = MANIFEST_VERSION  # not JSON: what is wrong is said below
+    if version != MANIFEST_VERSION:
+        raise BeyondError(
+            f"{path} has version {version}, and this beyond reads {MANIFEST_VERSION}; make the pack again "
+            "with: beyond explain RUN --overwrite"
+        )
+    try:
+        return Manifest.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         at = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -198,9 +263,7 @@ def _draw(
         raise BeyondError(f"{where}: neighbours, similarities and their pixels differ in number")
 
     def picture(arm: Arm) -> Picture:
-        return Picture.model_construct(
-            image_id=stimulus.image_id, predicted_class=stimulus.predicted_class, arm=arm, file=""
-        )
+        return Picture.model_construct(item=stimulus.item.item, arm=arm, file="")
 
     yield picture("none"), pixels
     if heat is not None:

@@ -13,7 +13,7 @@ from annotations.errors import BeyondError
 from benchmark.classifier import Classifier
 from benchmark.explanations.heatmaps import Heatmaps
 from benchmark.explanations.neighbours import Features, feature_layer, nearest, penultimate
-from benchmark.explanations.pack import Stimulus, to_pixels
+from benchmark.explanations.pack import Item, Stimulus, to_pixels
 from benchmark.explanations.pictures import Pixels
 
 Explain = Callable[[Classifier, torch.Tensor, torch.Tensor], Heatmaps]
@@ -21,17 +21,20 @@ Explain = Callable[[Classifier, torch.Tensor, torch.Tensor], Heatmaps]
 
 @dataclass(frozen=True)
 class Prediction:
-    """Images to explain, in one batch.
+    """Items to explain, in one batch.
 
     Attributes:
-        image_ids: N ids.
+        items: N items; the class explained is the one shown.
         x: float (N, 3, H, W) in [0, 1]: what the classifier sees, clean or adversarial.
-        classes: int64 (N,), the class to explain: what the classifier predicts.
     """
 
-    image_ids: tuple[str, ...]
+    items: tuple[Item, ...]
     x: torch.Tensor
-    classes: torch.Tensor
+
+    @property
+    def classes(self) -> torch.Tensor:
+        """The classes to explain, int64 (N,), on the device of the images."""
+        return torch.tensor([item.shown_class for item in self.items], device=self.x.device)
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def make_stimuli(
         references: None leaves the `example` pictures out. Classes without a reference image have none.
 
     Yields:
-        One stimulus an image, in order.
+        One stimulus an item, in order, with the classifier's confidence in the class shown.
 
     Raises:
         BeyondError: The features are another model's; or see `explain`, `penultimate` and `nearest`.
@@ -78,27 +81,30 @@ def make_stimuli(
         raise BeyondError(f"the reference features are not from {classifier.name}; make them again")
     layer = feature_layer(classifier) if references else None
     for batch in batches:
-        heat = explain(classifier, batch.x, batch.classes).at_pixels().numpy() if explain else None
+        classes = batch.classes
+        heat = explain(classifier, batch.x, classes).at_pixels().numpy() if explain else None
         found = None
         if references:
             found = nearest(
                 penultimate(classifier, batch.x, layer=layer).cpu().numpy(),
-                batch.classes.cpu().numpy(),
+                classes.cpu().numpy(),
                 references.features,
                 references.members,
                 k=references.k,
-                query_ids=batch.image_ids,
+                query_ids=[item.image_id for item in batch.items],
             )
+        with torch.no_grad():
+            shares = classifier(batch.x).float().softmax(1).gather(1, classes[:, None])[:, 0].tolist()
         images = batch.x.detach().float().cpu().numpy()
-        for i, (image_id, label) in enumerate(zip(batch.image_ids, batch.classes.tolist())):
+        for i, item in enumerate(batch.items):
             names: list[str] = []
             similarities: list[float] = []
             if found is not None:
                 there = found.rows[i] >= 0
                 names, similarities = found.image_ids[i][there].tolist(), found.similarity[i][there].tolist()
             yield Stimulus(
-                image_id,
-                label,
+                # Few enough digits to be the same whatever the batch.
+                item.model_copy(update={"confidence": round(min(shares[i], 1.0), 4)}),
                 to_pixels(images[i]),
                 heat[i] if heat is not None else None,
                 names,

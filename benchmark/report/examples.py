@@ -79,13 +79,19 @@ def adversarial_examples(run: Path, count: int) -> list[Example]:
     name_of = dict(zip(table["image_id"], table["adversarial"]))
     order = {Verdict.ACCEPTED: 0, Verdict.UNSURE: 1, Verdict.UNJUDGED: 2, Verdict.REJECTED: 3}
     chosen = [i for i, image_id in enumerate(verdicts.image_ids) if image_id in name_of]
-    chosen.sort(key=lambda i: (order[Verdict(int(verdicts.verdict[i]))], float(verdicts.distance[i]), i))
+    explained = _explanations(run)
+
+    def place(i: int) -> tuple[int, bool, float, int]:
+        """People's verdict first, then those with explanations, then the nearest."""
+        told = (str(verdicts.image_ids[i]), int(verdicts.adversarial[i])) in explained
+        return order[Verdict(int(verdicts.verdict[i]))], not told, float(verdicts.distance[i]), i
+
+    chosen.sort(key=place)
     wanted = {name_of[verdicts.image_ids[i]]: i for i in chosen[:count]}
     found = {a.name: a for a in iter_adversarials(run, wanted)}
     if wanted and not found:
         raise BeyondError(f"{run} keeps no adversarial images; score it again with --keep-adversarials")
     classes = class_names()
-    explained = _explanations(run)
     examples = []
     for name, i in wanted.items():
         if name not in found:
@@ -124,11 +130,14 @@ def _explanations(run: Path) -> dict[tuple[str, int], list[View]]:
         return {}
     found: dict[tuple[str, int], list[View]] = {}
     captions = {"feature": "where it looks", "example": "the nearest images of that class"}
-    for picture in read_pack(folder).pictures:
-        if picture.arm in captions:
+    manifest = read_pack(folder)
+    altered = {item.item: item for item in manifest.items if item.kind == "adversarial"}
+    for picture in manifest.pictures:
+        item = altered.get(picture.item)
+        if item is not None and picture.arm in captions:
             data = base64.b64encode((folder / picture.file).read_bytes()).decode("ascii")
             view = View(captions[picture.arm], f"data:image/png;base64,{data}")
-            found.setdefault((picture.image_id, picture.predicted_class), []).append(view)
+            found.setdefault((item.image_id, item.shown_class), []).append(view)
     for views in found.values():
         views.sort(key=lambda view: view.caption, reverse=True)  # the heat map first
     return found

@@ -18,7 +18,17 @@ from benchmark.decoding import Decoder
 from benchmark.explanations.heatmaps import grad_cam, integrated_gradients
 from benchmark.explanations.layers import find_spatial_layer
 from benchmark.explanations.neighbours import Features, write_features
-from benchmark.explanations.pack import MANIFEST_FILE, Manifest, Stimulus, read_pack, to_pixels, write_pack
+from benchmark.explanations.pack import (
+    MANIFEST_FILE,
+    Item,
+    Kind,
+    Manifest,
+    Stimulus,
+    item_name,
+    read_pack,
+    to_pixels,
+    write_pack,
+)
 from benchmark.explanations.pictures import overlay, sheet
 from benchmark.explanations.stimuli import Prediction, References, make_stimuli
 from benchmark.images import open_image_set
@@ -29,12 +39,22 @@ from tests.benchmark.explanations.networks import classifier_of, images, plain_c
 MODEL = {"spec": "test", "name": "test", "weights_sha256": "0" * 64}
 
 
-def stimulus(image_id: str, label: int = 3, **changes: Any) -> Stimulus:
+def item(image_id: str, label: int = 3, kind: Kind = "adversarial") -> Item:
+    return Item(
+        item=item_name(image_id, kind, label),
+        image_id=image_id,
+        kind=kind,
+        shown_class=label,
+        predicted_class=label,
+        original_label=0,
+    )
+
+
+def stimulus(image_id: str, label: int = 3, *, kind: Kind = "adversarial", **changes: Any) -> Stimulus:
     rng = np.random.default_rng(int(hashlib.sha256(image_id.encode()).hexdigest()[:8], 16))
     near = [rng.integers(0, 256, size=(12, 10, 3), dtype=np.uint8) for _ in range(3)]
     made = Stimulus(
-        image_id,
-        label,
+        item(image_id, label, kind),
         rng.integers(0, 256, size=(12, 10, 3), dtype=np.uint8),
         rng.random((12, 10)).astype(np.float32),
         ["x", "y", "z"],
@@ -62,7 +82,8 @@ def test_pictures_are_what_the_manifest_says(tmp_path: Path) -> None:
             stimulus("three", 5, neighbours=[], similarities=[], neighbour_pixels=[]),
         ],
     )
-    assert [(p.image_id, p.predicted_class, p.arm) for p in manifest.pictures] == [
+    of = {i.item: i for i in manifest.items}
+    assert [(of[p.item].image_id, of[p.item].shown_class, p.arm) for p in manifest.pictures] == [
         ("one", 3, "example"),
         ("one", 3, "feature"),
         ("one", 3, "none"),
@@ -135,15 +156,26 @@ def test_damage_is_told(tmp_path: Path) -> None:
     with pytest.raises(BeyondError, match="missing"):
         read_pack(tmp_path)
     held = json.loads((tmp_path / MANIFEST_FILE).read_text())
+    file = held["pictures"][0]["file"]
     held["pictures"][0]["file"] = "../../etc/passwd"
     (tmp_path / MANIFEST_FILE).write_text(json.dumps(held))
     with pytest.raises(BeyondError, match=r"damaged: pictures\.0\.file"):
         read_pack(tmp_path)
+    held["pictures"][0]["file"] = file
+    for change, words in (
+        ({"manifest_version": 1}, "has version 1"),
+        ({"items": []}, "do not fit together"),
+        ({"items": [*held["items"], held["items"][0]]}, "do not fit together"),
+        ({"items": [{**held["items"][0], "shown_class": 4}]}, "not what its name says"),
+    ):
+        (tmp_path / MANIFEST_FILE).write_text(json.dumps({**held, **change}))
+        with pytest.raises(BeyondError, match=words):
+            read_pack(tmp_path)
 
 
 BAD: dict[str, tuple[Callable[[], list[Stimulus]], str]] = {
     "twice": (lambda: [stimulus("one"), stimulus("one")], "comes twice"),
-    "shape": (lambda: [stimulus("one", heat=np.zeros((3, 3)))], "one as class 3: heat"),
+    "shape": (lambda: [stimulus("one", heat=np.zeros((3, 3)))], r"one \(adversarial\) as class 3: heat"),
     "dtype": (lambda: [stimulus("one", pixels=np.zeros((12, 10, 3)))], "must be uint8"),
     "number": (lambda: [stimulus("one", similarities=[0.1])], "differ in number"),
 }
@@ -197,20 +229,27 @@ def test_each_image_gets_its_own_map_and_neighbours() -> None:
         loaded.append(image_id)
         return np.full((32, 32, 3), ord(image_id), dtype=np.uint8)
 
-    batches = [Prediction(("p", "q"), x[:2], classes[:2]), Prediction(("r", "s"), x[2:], classes[2:])]
+    batches = [
+        Prediction((item("p", 1), item("q", 2)), x[:2]),
+        Prediction((item("r", 1, "clean"), item("s", 2, "sham")), x[2:]),
+    ]
     found = list(
         make_stimuli(
             classifier, batches, explain=grad_cam, references=References(features, members, load_pixels, k=2)
         )
     )
-    assert [(s.image_id, s.predicted_class) for s in found] == [("p", 1), ("q", 2), ("r", 1), ("s", 2)]
+    shown = [(s.item.image_id, s.item.shown_class) for s in found]
+    assert shown == [("p", 1), ("q", 2), ("r", 1), ("s", 2)]
+    with torch.no_grad():
+        shares = classifier(x).softmax(1)[torch.arange(4), classes]
+    assert [s.item.confidence for s in found] == pytest.approx(shares.tolist(), abs=1e-4)
     maps = grad_cam(classifier, x, classes).at_pixels().numpy()
     for i, made in enumerate(found):
         assert made.heat is not None
         np.testing.assert_allclose(made.heat, maps[i], atol=1e-6)
         assert np.array_equal(made.pixels, to_pixels(x[i].numpy()))
-        assert set(made.neighbours) <= (set("abc") if made.predicted_class == 1 else {"f"})
-        assert len(made.neighbours) == (2 if made.predicted_class == 1 else 1)
+        assert set(made.neighbours) <= (set("abc") if made.item.shown_class == 1 else {"f"})
+        assert len(made.neighbours) == (2 if made.item.shown_class == 1 else 1)
         assert [int(p[0, 0, 0]) for p in made.neighbour_pixels] == [ord(name) for name in made.neighbours]
     assert loaded == [name for made in found for name in made.neighbours]
 
@@ -231,7 +270,6 @@ def test_from_photographs_to_a_pack(tmp_path: Path, method: str) -> None:
         if method == "grad_cam"
         else functools.partial(integrated_gradients, steps=2)
     )
-    classes = torch.from_numpy(photographs.labels.astype(np.int64))
     everything = {int(label): np.ones(4, dtype=bool) for label in photographs.labels}
     pixels = dict(zip(batch.image_ids.tolist(), batch.pixels))
     references = References(features, everything, pixels.__getitem__, k=4)
@@ -239,7 +277,7 @@ def test_from_photographs_to_a_pack(tmp_path: Path, method: str) -> None:
         tmp_path / "pack",
         make_stimuli(
             classifier,
-            [Prediction(tuple(batch.image_ids), x, classes)],
+            [Prediction(tuple(map(item, batch.image_ids, photographs.labels.tolist())), x)],
             explain=explain,
             references=references,
         ),
@@ -249,7 +287,8 @@ def test_from_photographs_to_a_pack(tmp_path: Path, method: str) -> None:
     )
     assert len(manifest.pictures) == 12
     assert len({picture.file for picture in manifest.pictures}) == 12
+    of = {i.item: i.image_id for i in manifest.items}
     for picture in manifest.pictures:
-        assert picture.image_id not in picture.neighbours
+        assert of[picture.item] not in picture.neighbours
         assert len(picture.neighbours) == (3 if picture.arm == "example" else 0)
     assert read_pack(tmp_path / "pack") == manifest
