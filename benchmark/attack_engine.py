@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ from benchmark.attack_records import (
 from benchmark.attacks.goals import margin
 from benchmark.attacks.scheduler import Status
 from benchmark.classifier import Classifier
-from benchmark.engine import is_out_of_memory
 from benchmark.images import ImageSet, StreamedImageSet
+from benchmark.memory import is_out_of_memory
 from benchmark.preprocessing import Preprocessing, load_pixels
 from benchmark.progress import status_line
 from benchmark.radii import radius_text
@@ -274,12 +275,14 @@ def attack(
         plan.append((suite, info if old is None else info.model_copy(update={"findings": old.findings})))
 
     examples = AttackedImages(images, rows, classifier.preprocessing, sets, batch_size=settings.batch_size)
+    # Made when the first evaluation needs it, and kept for the others.
+    net = cache(lambda: _net(module, examples, settings, warn))
     try:
         for number, (suite, info) in enumerate(plan, 1):
             name = f"{classifier.name}, {suite.name}, {radius_text(suite.norm, info.epsilon)}"
             if len(plan) > 1:
                 name += f" ({number} of {len(plan)})"
-            _evaluate(module, examples, suite, info, run, settings, name=name, save=save, warn=warn)
+            _evaluate(module, net, examples, suite, info, run, settings, name=name, save=save, warn=warn)
     finally:
         examples.close()
     _carry_up(run, settings)
@@ -288,6 +291,7 @@ def attack(
 
 def _evaluate(
     module: torch.nn.Module,
+    net: Callable[[], attacks.Net],
     examples: AttackedImages,
     suite: attacks.Suite,
     info: AttackInfo,
@@ -307,7 +311,7 @@ def _evaluate(
         return
     save(info)
     began = time.monotonic()
-    execution = _execution(module, examples, settings, warn)
+    network = net()
     with (
         AttackWriter(run, keep=settings.keep_adversarials) as writer,
         status_line(name, quiet=settings.quiet) as line,
@@ -320,13 +324,11 @@ def _evaluate(
 
         try:
             report = attacks.evaluate(
-                module,
+                network,
                 examples,
                 suite,
                 objectives=objectives,
                 batch_size=settings.batch_size,
-                execution=execution,
-                device=settings.device,
                 seed=settings.seed,
                 done=resume.done,
                 on_outcome=collector.outcome,
@@ -356,6 +358,8 @@ def _evaluate(
                     "device": report.settings["device"],
                     "dtype": report.settings["dtype"],
                     "folded": report.settings["folded"],
+                    "packed": report.settings["packed"],
+                    "unfrozen": report.settings["unfrozen"],
                     "seconds": round(time.monotonic() - began, 1),
                     "images_forward": sum(s.forwards for s in report.stages),
                     "images_backward": sum(s.backwards for s in report.stages),
@@ -388,10 +392,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _execution(
+def _net(
     module: torch.nn.Module, examples: AttackedImages, settings: AttackSettings, warn: Callable[[str], None]
-) -> attacks.Execution:
-    """The options that were asked for, tried once; or the fast ones, where the model allows them.
+) -> attacks.Net:
+    """The network with the options asked for, tried once; or the fast ones, where the model allows them.
 
     Raises:
         BeyondError: The model does not run, or gives no gradient, with the options that were asked for.
@@ -400,7 +404,9 @@ def _execution(
     options = asked or attacks.Execution.fast()
     example = examples[0].image[None].to(settings.device)
     try:
-        net = attacks.Net(module, execution=options, device=settings.device, example=example)
+        net = attacks.Net(
+            module, execution=options, device=settings.device, example=example, rows=settings.batch_size
+        )
         if asked is not None:
             with suppress(attacks.NoGradientError):  # what that means is found out, and said, by the attacks
                 net.gradient(example, lambda logits, _: logits.sum(1))
@@ -409,8 +415,8 @@ def _execution(
         if asked is not None:
             raise BeyondError(f"the model cannot be attacked with this --execution: {reason}") from error
         warn(f"attacking the model as it is, without folding batch normalisation: {reason}")
-        return attacks.Execution()
-    return options
+        return attacks.Net(module, device=settings.device)
+    return net
 
 
 def _plan_rows(

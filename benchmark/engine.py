@@ -24,6 +24,7 @@ from benchmark import records
 from benchmark.classifier import Classifier
 from benchmark.decoding import DecodedBatch, Decoder, Failure
 from benchmark.images import Chunk, Handle, ImageSet
+from benchmark.memory import is_out_of_memory
 from benchmark.progress import meter
 from benchmark.records import Predictions
 
@@ -185,14 +186,6 @@ class Forward:
             ranked[:, : self.top_k].cpu().numpy(),
             torch.logsumexp(logits, dim=1).cpu().numpy(),
         )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory, of the device or of the machine, ran out."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
 class _Part:

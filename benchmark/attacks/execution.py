@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -13,9 +13,13 @@ from torch import nn
 
 from annotations.errors import BeyondError
 from benchmark.attacks.frozen import FreezeError, Frozen, freeze
+from benchmark.attacks.patches import Patches, Undo
+from benchmark.memory import is_out_of_memory
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 """Images (B, C, H, W) in [0, 1] to logits (B, K); gradients reach the images."""
+
+_PATCH_MEMORY = 2**30  # bytes that `Net.patches` may take
 
 Losses = Callable[[torch.Tensor, slice], torch.Tensor]
 """Logits (b, K) of some rows of the batch, and which rows they are, to one or more values for each row."""
@@ -32,8 +36,8 @@ class Execution:
         compile: Run through `torch.compile`.
         checkpointing: Recompute activations in the backward pass, for less memory; the network, or one part
             of it, must offer `set_grad_checkpointing`.
-        freeze: Run a frozen copy on a CPU in float32, see `benchmark.attacks.frozen`. Where the network or the
-            other options do not allow it, it runs without, and `Net.unfrozen` says why.
+        freeze: Run a frozen copy on a CPU in float32, see `benchmark.attacks.frozen`. Where the network or
+            the other options do not allow it, it runs without, and `Net.unfrozen` says why.
     """
 
     channels_last: bool = False
@@ -158,6 +162,7 @@ class Net:
         folded: How many batch normalisations were folded.
         frozen: The frozen copy that runs instead, or None.
         unfrozen: Why there is none though it was asked for, or empty.
+        patches: Evaluates small changes of an image in part, or None where that is not possible.
         forwards: Images run forward so far.
         backwards: Images run backward so far.
         protect: Hand the model copies, because it writes into its input.
@@ -171,6 +176,7 @@ class Net:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         example: torch.Tensor | None = None,
+        rows: int = 32,
     ) -> None:
         """Prepare the model.
 
@@ -180,6 +186,7 @@ class Net:
             device: Where images go.
             dtype: Precision that attacks compute in: float32, or float64 in tests.
             example: A few images (B, C, H, W) in [0, 1], needed to fold and to freeze.
+            rows: Most images at a time, which decides whether there is memory for `patches`.
 
         Raises:
             BeyondError: An option cannot be applied to this model.
@@ -192,9 +199,9 @@ class Net:
         self.backwards = 0
         self.folded = 0
         self.protect = False
-        self.frozen: Frozen | None = None
-        self.unfrozen = ""
-        self._run = self._prepare(model, example)
+        self.frozen, self.unfrozen = self._freeze(model, example)
+        self.patches = None if self.frozen is None else self._remember(self.frozen, rows)
+        self._run = model if self.frozen is not None else self._prepare(model, example)
 
     def _prepare(self, model: Model, example: torch.Tensor | None) -> Model:
         options = self.execution
@@ -205,12 +212,9 @@ class Net:
                 return model
             raise BeyondError("execution options need a torch module: pass Execution() for a plain function")
         module: nn.Module = model
-        if (options.fold or options.freeze) and example is None:
-            raise BeyondError("folding and freezing need example images: pass example=")
-        if options.freeze:
-            self._freeze(module, example)
         if options.fold:
-            assert example is not None
+            if example is None:
+                raise BeyondError("folding batch normalisation needs example images: pass example=")
             module, self.folded = fold_batch_norm(module, example.to(self.device, self.dtype))
         elif options.channels_last or options.checkpointing:
             module = copy.deepcopy(module)
@@ -228,16 +232,24 @@ class Net:
             return compiled
         return module
 
-    def _freeze(self, module: nn.Module, example: torch.Tensor | None) -> None:
+    def _freeze(self, model: Model, example: torch.Tensor | None) -> tuple[Frozen | None, str]:
+        """The frozen copy, or why there is none."""
         options = self.execution
+        if not options.freeze or not isinstance(model, nn.Module):
+            return None, ""
+        if example is None:
+            raise BeyondError("freezing needs example images: pass example=")
         if options.compile or options.checkpointing or options.autocast is not None:
-            self.unfrozen = "autocast, compile and checkpointing need the network as it is"
-            return
-        assert example is not None
+            return None, "autocast, compile and checkpointing need the network as it is"
         try:
-            self.frozen = freeze(module, example.to(self.device, self.dtype))
+            return freeze(model, example.to(self.device, self.dtype)), ""
         except FreezeError as error:
-            self.unfrozen = str(error)
+            return None, str(error)
+
+    @staticmethod
+    def _remember(frozen: Frozen, rows: int) -> Patches | None:
+        patches = Patches(frozen)
+        return patches if 0 < 4 * patches.values * rows <= _PATCH_MEMORY else None
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.execution.autocast is None:
@@ -269,11 +281,25 @@ class Net:
             found = [self._call(x[rows]) for rows in self._parts(len(x))]
             return found[0] if len(found) == 1 else torch.cat(found)
 
+    def query(
+        self, memory: torch.Tensor, patch: torch.Tensor, tops: Sequence[int], lefts: Sequence[int]
+    ) -> tuple[torch.Tensor, Undo]:
+        """Logits after a change to one window of each image, see `Patches.query`."""
+        assert self.patches is not None
+        self.forwards += len(patch)
+        return self.patches.query(memory, patch, tops, lefts)
+
     def predict(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (B, K) of the model as given, with no option in use."""
+        try:
+            with torch.no_grad():
+                logits = self.reference(x.clone() if self.protect else x)
+        except (RuntimeError, MemoryError) as error:
+            if len(x) == 1 or not is_out_of_memory(error):
+                raise
+            half = len(x) // 2
+            return torch.cat([self.predict(x[:half]), self.predict(x[half:])])
         self.forwards += len(x)
-        with torch.no_grad():
-            logits = self.reference(x.clone() if self.protect else x)
         return logits.to(self.dtype)
 
     def gradient(self, x: torch.Tensor, loss: Losses) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

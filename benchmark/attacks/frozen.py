@@ -1,4 +1,4 @@
-"""A frozen copy of a network for CPUs: convolutions packed once, fused with what follows, and no weight gradients.
+"""A frozen copy of a network for CPUs: convolutions packed once and fused, and no gradients of weights.
 
 An attack calls one network with one input size thousands of times and never trains it. So its graph can be
 captured once, batch normalisation and activations folded into the convolutions, padding into their kernels,
@@ -48,6 +48,8 @@ class PackedConv(nn.Module):
         kernel: Size of the kernel (rows, columns).
         groups: Groups.
         channels: Output channels.
+        alone: Whether the output is read by one packed convolution and nothing else. The gradient that comes
+            back is then made for this layer alone, and may be overwritten.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class PackedConv(nn.Module):
         self.groups = groups
         self.channels = int(weight.shape[0])
         self.bounds = bounds
+        self.alone = False
         self._attr, self._scalars = "none", list[float]()
         if bounds is not None:
             self._attr = "relu" if bounds[1] is None else "hardtanh"
@@ -136,8 +139,8 @@ class PackedConv(nn.Module):
             self._back_padding = (h - 1 - top, w - 1 - left)
             self._back = self._pack(turned, self._back_padding, (1, 1), (1, 1), (1, *self._out_size))
         elif self.stride == (2, 2) and groups == 1 and each <= 4:
-            # The first convolution of most networks. Its transpose with stride 2 is four convolutions, one for
-            # each phase of the result, which here become one with four times the channels.
+            # The first convolution of most networks. Its transpose is four convolutions, one for each phase
+            # of the result, which here become one with four times the channels.
             half_h, half_w = -(-h // 2), -(-w // 2)
             full = F.pad(weight, (0, 2 * half_w - w, 0, 2 * half_h - h)).transpose(0, 1)
             phases = full.view(each, out, half_h, 2, half_w, 2).permute(0, 3, 5, 1, 2, 4)
@@ -167,10 +170,11 @@ class PackedConv(nn.Module):
         if self.bounds is not None:
             low, high = self.bounds
             assert y is not None
+            into = {"grad_input": gradient} if self.alone else {}
             if high is None:
-                gradient = aten.threshold_backward(gradient, y, 0)
+                gradient = torch.ops.aten.threshold_backward(gradient, y, 0, **into)
             else:
-                gradient = aten.hardtanh_backward(gradient, y, low, high)
+                gradient = torch.ops.aten.hardtanh_backward(gradient, y, low, high, **into)
         if self._back is None:
             given: torch.Tensor = aten.convolution_backward(
                 gradient,
@@ -227,7 +231,7 @@ class _Convolve(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         x, y = ctx.saved_tensors
         return ctx.conv.to_input(gradient, x, y), None
 
@@ -265,14 +269,16 @@ def freeze(module: nn.Module, example: torch.Tensor) -> Frozen:
     try:
         sizes = _sizes(graph_module, example)
         packed = _rewrite(graph_module, sizes)
-    except Exception as error:  # noqa: BLE001 - a graph of any shape may come in; the plain network is right
+    except Exception as error:  # a graph of any shape may come in; the plain network is right
         raise FreezeError(f"its graph cannot be rewritten: {_line(error)}") from error
     if not packed:
         raise FreezeError("it has no convolution to pack")
     _compare(module, graph_module, example)
     largest = 4 * max(math.prod(size) for size in sizes.values())
     chunk = 1 << max((_ACTIVATION // largest).bit_length() - 1, 0)
-    return Frozen(graph_module, tuple(example.shape[1:]), packed, min(chunk, 64))
+    # Each thread has a cache of its own.
+    chunk = min(chunk * torch.get_num_threads(), 64)
+    return Frozen(graph_module, tuple(example.shape[1:]), packed, chunk)
 
 
 def _line(error: Exception) -> str:
@@ -289,7 +295,7 @@ def _refuse(module: nn.Module, example: torch.Tensor) -> None:
         t.is_floating_point() and t.dtype != torch.float32 for t in tensors
     ):
         raise FreezeError("packed convolutions compute in float32")
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         raise FreezeError("this build of torch has no oneDNN")
     if any(part.training for part in module.modules()):
         raise FreezeError("it is in training mode")
@@ -310,7 +316,7 @@ def _capture(module: nn.Module, example: torch.Tensor) -> fx.GraphModule:
             batch = torch.export.Dim("batch", min=1)
             exported = torch.export.export(plain, (x,), dynamic_shapes=({0: batch},))
             graph_module = exported.module(check_guards=False)
-    except Exception as error:  # noqa: BLE001 - whatever stops the capture, the plain network still runs
+    except Exception as error:  # whatever stops the capture, the plain network still runs
         raise FreezeError(f"its graph cannot be captured: {_line(error)}") from error
     finally:
         logging.getLogger("torch").setLevel(level)
@@ -378,9 +384,10 @@ def _rewrite(root: fx.GraphModule, sizes: dict[fx.Node, tuple[int, ...]]) -> int
             if after.target in _RELU:
                 bounds, last = (0.0, None), after
             elif after.target in _CLAMP:
-                six = "relu6" in str(after.target)
-                low = 0.0 if six else float(after.args[1]) if len(after.args) > 1 else -1.0
-                high = 6.0 if six else float(after.args[2]) if len(after.args) > 2 else 1.0
+                limits: Any = after.args[1:]
+                if "relu6" in str(after.target):
+                    limits = (0.0, 6.0)
+                low, high = (*(float(v) for v in limits), *(-1.0, 1.0)[len(limits) :])
                 bounds, last = (low, high), after
         conv = PackedConv(
             weight,
@@ -407,6 +414,12 @@ def _rewrite(root: fx.GraphModule, sizes: dict[fx.Node, tuple[int, ...]]) -> int
     graph.eliminate_dead_code(is_impure_node=_impure)
     root.delete_all_unused_submodules()
     graph.lint()
+    for node in made:
+        user = _only_user(node)
+        if user is not None and user.op == "call_module":
+            modules = root.get_submodule(str(node.target)), root.get_submodule(str(user.target))
+            if isinstance(modules[0], PackedConv) and isinstance(modules[1], PackedConv):
+                modules[0].alone = True
     root.recompile()
     return len(made)
 
@@ -473,11 +486,11 @@ def _zero_padding(node: fx.Node) -> list[int] | None:
         mode, fill = "constant", node.args[2] if len(node.args) > 2 else 0.0
     else:
         return None
-    pads = list(node.args[1])  # type: ignore[arg-type]
-    if mode != "constant" or (fill or 0.0) != 0.0 or any(p < 0 for p in pads) or any(pads[4:]):  # type: ignore[operator]
+    pads: Any = list(node.args[1])  # type: ignore[arg-type]
+    if mode != "constant" or (fill or 0.0) != 0.0 or any(p < 0 for p in pads) or any(pads[4:]):
         return None
     left, right, top, bottom = (*pads, 0, 0)[:4]
-    return [int(top), int(bottom), int(left), int(right)]  # type: ignore[call-overload]
+    return [int(top), int(bottom), int(left), int(right)]
 
 
 def _is_norm(node: fx.Node) -> bool:
@@ -534,7 +547,7 @@ def _compare(module: nn.Module, frozen: fx.GraphModule, example: torch.Tensor) -
     try:
         expected, slope = both(module)
         logits, gradient = both(frozen)
-    except Exception as error:  # noqa: BLE001 - see above
+    except Exception as error:  # see above
         raise FreezeError(f"its copy does not run: {_line(error)}") from error
     if logits.shape != expected.shape or not bool(logits.isfinite().all()):
         raise FreezeError("its copy gives other logits")

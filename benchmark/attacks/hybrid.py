@@ -16,6 +16,13 @@ from benchmark.attacks.square import Square, SquareState
 S = TypeVar("S", bound=State)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Search(Square):
+    """Square Attack whose rows are copied at each step, so it remembers nothing."""
+
+    remembers: ClassVar[bool] = False
+
+
 @dataclass
 class HybridState(State):
     """State of both parts.
@@ -66,7 +73,7 @@ class Hybrid(Attack[HybridState]):
 
     @cached_property
     def _search(self) -> Square:
-        return Square(norm=self.norm, eps=self.eps, queries=self.queries)
+        return _Search(norm=self.norm, eps=self.eps, queries=self.queries)
 
     @cached_property
     def _ascent(self) -> APGD:

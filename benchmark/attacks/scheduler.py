@@ -25,6 +25,7 @@ from benchmark.attacks.goals import Objective, has_left
 from benchmark.attacks.masking import Finding, black_box_stronger, inspect, nan_under_attack, zero_gradient
 from benchmark.attacks.seeds import image_key
 from benchmark.attacks.suites import Suite, label
+from benchmark.memory import is_out_of_memory
 
 Status = Literal["misclassified", "broken", "robust", "failed"]
 
@@ -208,7 +209,7 @@ def tolerance(eps: float, norm: Norm) -> float:
 
 
 def evaluate(
-    model: Model,
+    model: Model | Net,
     examples: Examples,
     suite: Suite,
     *,
@@ -228,16 +229,17 @@ def evaluate(
 
     Args:
         model: From images (B, C, H, W) in [0, 1] to logits (B, K), with gradients to the images, in eval
-            mode, on `device` in `dtype`.
+            mode, on `device` in `dtype`. Or a `Net` made of it, with options of its own, which saves making
+            one in each of several evaluations.
         examples: The images. Read when needed, and again for each run.
         suite: The attacks, with norm and radius.
         objectives: Objectives. With both, every break found for one that also breaks the other counts for
             both, even where the other had its verdict, and an image whose set is the original label alone
             is attacked once.
         batch_size: Rows at a time; halved if memory runs out. Changes nothing but rounding.
-        execution: Options that change speed, or None for none.
-        device: Where to compute.
-        dtype: Precision of the attacks.
+        execution: Options that change speed, or None for none; a `Net` has its own.
+        device: Where to compute, unless a `Net` says so.
+        dtype: Precision of the attacks, unless a `Net` says so.
         seed: Seed of all random starts, mixed with image id, attack and run.
         done: What an interrupted evaluation had finished.
         on_outcome: Receives verdicts and adversarials as they fall.
@@ -258,11 +260,19 @@ def evaluate(
         raise BeyondError(f"the batch size must be at least 1, got {batch_size}")
     if not objectives or len(set(objectives)) != len(objectives):
         raise BeyondError("name each objective once: original, rectified or both")
-    first = [examples[i].image for i in range(min(_INSPECTED, len(examples)))]
-    alike = [image for image in first if image.shape == first[0].shape]
-    net = Net(
-        model, execution=execution, device=device, dtype=dtype, example=torch.stack(alike).to(device, dtype)
-    )
+    if isinstance(model, Net):
+        net = model
+    else:
+        first = [examples[i].image for i in range(min(_INSPECTED, len(examples)))]
+        alike = torch.stack([image for image in first if image.shape == first[0].shape])
+        net = Net(
+            model,
+            execution=execution,
+            device=device,
+            dtype=dtype,
+            example=alike.to(device, dtype),
+            rows=batch_size,
+        )
     run = _Evaluation(
         net, examples, suite, batch_size, seed, on_outcome, on_survived, on_progress, progress_seconds
     )
@@ -369,6 +379,8 @@ class _Evaluation:
             "device": str(self.net.device),
             "execution": self.net.execution.describe(),
             "folded": self.net.folded,
+            "packed": self.net.frozen.packed if self.net.frozen is not None else 0,
+            "unfrozen": self.net.unfrozen,
         }
         outcomes = tuple(self.verdicts[i, o] for o in objectives for i in range(len(self.ids)))
         seconds = time.monotonic() - self.began
@@ -529,15 +541,17 @@ class _Evaluation:
         state: State | None = None
         leaving: list[int] = []
         while ready or owners:
-            owners, state = self._refill(attack, objective, ready, owners, state, leaving)
             try:
+                owners, state = self._refill(attack, objective, ready, owners, state, leaving)
+                leaving = []
                 attack.step(net, state)
-            except torch.OutOfMemoryError:
-                if self.batch_size == 1:
+            except (RuntimeError, MemoryError) as error:
+                if self.batch_size == 1 or not is_out_of_memory(error):
                     raise
                 # A run is a function of its image and unit, so starting it again loses time and nothing else.
-                self.batch_size //= 2
-                ready.extendleft(reversed(owners))
+                self.batch_size = max(min(self.batch_size, len(owners) or self.batch_size) // 2, 1)
+                gone = set(leaving)
+                ready.extendleft(reversed([o for row, o in enumerate(owners) if row not in gone]))
                 owners, state, leaving = [], None, []
                 continue
             broken = self._successes(attack, objective, owners, state)
@@ -596,7 +610,11 @@ class _Evaluation:
         fresh: list[tuple[int, int]] = []
         while ready and kept + len(fresh) < self.batch_size:
             fresh.append(ready.popleft())
-        started = self._start(attack, objective, fresh) if fresh else None
+        try:
+            started = self._start(attack, objective, fresh) if fresh else None
+        except (RuntimeError, MemoryError):
+            ready.extendleft(reversed(fresh))
+            raise
         if started is None:
             assert state is not None
             if leaving:

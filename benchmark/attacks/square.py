@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from benchmark.attacks.attack import Attack, Runs, State, common
+from benchmark.attacks.attack import Attack, Runs, State, common, take
 from benchmark.attacks.execution import Net
 from benchmark.attacks.geometry import norm_of, per_row
 from benchmark.attacks.goals import margin
@@ -24,10 +24,14 @@ class SquareState(State):
     Attributes:
         best: The best point so far, (B, C, H, W).
         best_margin: Its margin, (B,).
+        memory: What `Patches` remembers of `best`, (B, M); M is 0 where nothing is remembered.
+        remembered: Side of the squares that `memory` is good for, int64 (B,); 0 for none.
     """
 
     best: torch.Tensor
     best_margin: torch.Tensor
+    memory: torch.Tensor
+    remembered: torch.Tensor
 
 
 def bumps(side: int, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -65,7 +69,9 @@ class Square(Attack[SquareState]):
 
     Andriushchenko, Croce, Flammarion and Hein 2020, "Square Attack: a query-efficient black-box adversarial
     attack via random search", algorithms 1 to 3, on the margin of the logits. L∞ starts from vertical stripes
-    of +-eps and sets random squares to +-eps; L2 moves the norm budget of one window into another.
+    of +-eps and sets random squares to +-eps; L2 moves the norm budget of one window into another. Where
+    the network allows it, only what an L∞ square can reach is computed again (see `Patches`), with the same
+    result.
 
     Attributes:
         queries: Queries at most.
@@ -75,6 +81,8 @@ class Square(Attack[SquareState]):
 
     name: ClassVar[str] = "square"
     white_box: ClassVar[bool] = False
+    remembers: ClassVar[bool] = True
+    """Whether it may remember maps of the network between queries."""
 
     queries: int = 5000
     share: float = 0.8
@@ -105,29 +113,94 @@ class Square(Attack[SquareState]):
     def start(self, net: Net, runs: Runs) -> SquareState:
         """Nothing is evaluated; the first step queries the starting pattern."""
         rows = len(runs.x0)
+        local = self.remembers and self.norm == "linf" and net.patches is not None
+        values = net.patches.values if local and net.patches is not None else 0
         return SquareState(
-            **common(net, runs), best=runs.x0.clone(), best_margin=runs.x0.new_full((rows,), -torch.inf)
+            **common(net, runs),
+            best=runs.x0.clone(),
+            best_margin=runs.x0.new_full((rows,), -torch.inf),
+            memory=runs.x0.new_empty((rows, values)),
+            remembered=torch.zeros_like(runs.unit),
         )
 
     def step(self, net: Net, state: SquareState) -> None:
         """Query one proposal a row and keep it where the margin rises."""
         first = state.step == 0
-        propose = self._square_linf if self.norm == "linf" else self._square_l2
-        if bool(first.all()):
-            proposal = self._pattern(state)
+        if self.norm == "linf":
+            self._step_linf(net, state, first)
         else:
-            proposal = propose(state)
+            proposal = self._pattern(state) if bool(first.all()) else self._square_l2(state)
             rows = first.nonzero()[:, 0]
-            if len(rows):
-                proposal[rows] = self._pattern(state)[rows]
-        state.point = proposal
-        state.logits = net.logits(proposal)
-        gap = margin(state.logits, state.inside)
-        better = (gap > state.best_margin).nonzero()[:, 0]
-        state.best[better] = proposal[better]
-        state.best_margin[better] = gap[better]
+            if 0 < len(rows) < len(first):
+                proposal[rows] = self._pattern(take(state, rows))
+            state.logits = net.logits(proposal)
+            state.point = proposal
+            self._keep(state)
         state.step += 1
         state.done = state.step >= self.queries
+
+    def _keep(self, state: SquareState) -> torch.Tensor:
+        """Keep what was evaluated where the margin rises; those rows, bool (B,)."""
+        gap = margin(state.logits, state.inside)
+        rises = gap > state.best_margin
+        better = rises.nonzero()[:, 0]
+        state.best[better] = state.point[better]
+        state.best_margin[better] = gap[better]
+        return rises
+
+    def _step_linf(self, net: Net, state: SquareState, first: torch.Tensor) -> None:
+        """One query with L∞ squares, each evaluated on what it can reach where that is faster."""
+        height, width = state.x0.shape[2:]
+        sides = self.sides(state.step, height, width)
+        proposal, corners = self._squares(state, sides)
+        rows = first.nonzero()[:, 0]
+        if len(rows):
+            proposal[rows] = self._pattern(take(state, rows))
+        state.point = proposal
+        table = sides.masked_fill(first, 0)
+        groups: list[tuple[int, list[int]]] = []
+        whole = list(range(len(proposal)))
+        if net.patches is not None and state.memory.shape[1]:
+            near = [s for s in sorted(set(table.tolist())) if s and net.patches.worthwhile(s, s)]
+            groups = [(s, (table == s).nonzero()[:, 0].tolist()) for s in near]
+            whole = [r for r in whole if int(table[r]) not in near]
+        if not groups:
+            state.logits = net.logits(proposal)
+            self._keep(state)
+            return
+        state.logits = torch.empty_like(state.logits)
+        if whole:
+            state.logits[whole] = net.logits(proposal[whole])
+        undone = []
+        for side, members in groups:
+            # Without a copy where all rows are of one size, which is nearly always.
+            memory = state.memory if len(members) == len(proposal) else state.memory[members]
+            self._remember(net, state, memory, side, members)
+            tops, lefts = [corners[r][0] for r in members], [corners[r][1] for r in members]
+            patch = torch.stack(
+                [proposal[r, :, t : t + side, s : s + side] for r, t, s in zip(members, tops, lefts)]
+            )
+            state.logits[members], undo = net.query(memory, patch, tops, lefts)
+            undone.append((memory, members, undo))
+        rises = self._keep(state)
+        for memory, members, undo in undone:
+            assert net.patches is not None
+            net.patches.undo(memory, [k for k, r in enumerate(members) if not rises[r]], undo)
+            if memory is not state.memory:
+                state.memory[members] = memory
+        # What was evaluated as a whole has moved on without its memory.
+        state.remembered[whole] = 0
+
+    def _remember(
+        self, net: Net, state: SquareState, memory: torch.Tensor, side: int, members: list[int]
+    ) -> None:
+        """Fill the memory of rows that have none for squares of this side."""
+        assert net.patches is not None
+        for k, row in enumerate(members):
+            if int(state.remembered[row]) != side:
+                net.patches.remember(state.best[row : row + 1], memory[k : k + 1])
+                net.forwards += 1
+                state.remembered[row] = side
 
     def _pattern(self, state: SquareState) -> torch.Tensor:
         """The starting points."""
@@ -161,23 +234,24 @@ class Square(Attack[SquareState]):
         mask_across = (across >= 0) & (across < side[:, None])
         return down, across, (mask_down[:, :, None] & mask_across[:, None, :])[:, None]
 
-    def _square_linf(self, state: SquareState) -> torch.Tensor:
+    def _squares(self, state: SquareState, sides: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, int]]]:
+        """Proposals (B, C, H, W) with one square set to +-eps in each channel, and the squares' corners."""
         x0 = state.x0
         b, c, h, w = x0.shape
-        side = self.sides(state.step, h, w)
         # Three draws of the signs: a draw that changes nothing would waste the query.
         u = uniform(state.key, state.step, 2 + 3 * c)
-        _, _, mask = self._window(u, side, h, w)
-        signs = (u[:, 2:] < 0.5).to(x0.dtype).view(b, 3, c, 1, 1) * 2 - 1
-        proposal = torch.where(mask, (x0 + self.radius * signs[:, 0]).clamp_(0, 1), state.best)
-        for draw in (1, 2):
-            # Large squares practically always change something; small ones are cheap to look at again.
-            same = ((side <= 4) & (proposal == state.best).flatten(1).all(1)).nonzero()[:, 0]
-            if not len(same):
-                break
-            again = (x0[same] + self.radius * signs[same, draw]).clamp_(0, 1)
-            proposal[same] = torch.where(mask[same], again, state.best[same])
-        return proposal
+        tops = (u[:, 0] * (h - sides + 1)).long().tolist()
+        lefts = (u[:, 1] * (w - sides + 1)).long().tolist()
+        signs = self.radius * ((u[:, 2:] < 0.5).to(x0.dtype).view(b, 3, c, 1, 1) * 2 - 1)
+        proposal = state.best.clone()
+        for row, (top, left, side) in enumerate(zip(tops, lefts, sides.tolist())):
+            window = (row, slice(None), slice(top, top + side), slice(left, left + side))
+            for draw in range(3):
+                proposal[window] = (x0[window] + signs[row, draw]).clamp_(0, 1)
+                # Large squares practically always change something; small ones are cheap to look at again.
+                if side > 4 or not torch.equal(proposal[window], state.best[window]):
+                    break
+        return proposal, list(zip(tops, lefts))
 
     def _square_l2(self, state: SquareState) -> torch.Tensor:
         x0 = state.x0
