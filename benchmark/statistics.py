@@ -211,6 +211,40 @@ def ratio_of_errors(both: Numbers, only_a: Numbers, only_b: Numbers, *, z: Numbe
     return Interval(np.where(nothing | (b == 0), 0.0, low), np.where(nothing | (a == 0), np.inf, high))
 
 
+def ratio_of_shares(k1: Numbers, n1: Numbers, k2: Numbers, n2: Numbers, *, z: Numbers = Z95) -> Interval:
+    """Koopman's score interval for share 1 / share 2 of two independent samples.
+
+    Koopman 1984, Biometrics 40:513: (p1 − R p2)² / (p̃1 (1 − p̃1) / n1 + R² p̃2 (1 − p̃2) / n2) ≤ z², with the
+    maximum-likelihood estimates p̃1 = R p̃2 in closed form. It holds where a count is 0 or full.
+
+    Args:
+        k1: Successes of sample 1.
+        n1: Its size, ≥ 1.
+        k2: Successes of sample 2.
+        n2: Its size, ≥ 1.
+        z: Critical value.
+
+    Returns:
+        The interval in [0, ∞]; [0, ∞] where there is no success at all.
+    """
+    k1, n1, k2, n2, z = (np.asarray(x, dtype=np.float64) for x in np.broadcast_arrays(*(k1, n1, k2, n2, z)))
+    p1, p2 = k1 / n1, k2 / n2
+
+    def signed_root(log_ratio: FloatArray) -> FloatArray:
+        r = np.exp(log_ratio)
+        a, b, c = (n1 + n2) * r, n1 * r + k1 + n2 + k2 * r, k1 + k2
+        # The smaller root, in the form that loses no digits.
+        q2 = np.clip(2 * c / (b + np.sqrt(np.maximum(b * b - 4 * a * c, 0))), 0, np.minimum(1, 1 / r))
+        q1 = np.minimum(r * q2, 1.0)
+        variance = q1 * (1 - q1) / n1 + r * r * q2 * (1 - q2) / n2
+        return _safe(r * p2 - p1, np.sqrt(np.maximum(variance, 0)))
+
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        far, ends = np.full((2, *k1.shape), 25.0), np.stack([-z, z])
+        low, high = np.exp(_solve(lambda x: signed_root(x) - ends, -far, far))
+    return Interval(np.where(k1 == 0, 0.0, low), np.where(k2 == 0, np.inf, high))
+
+
 def mcnemar(only_a: Numbers, only_b: Numbers, *, mid_p: bool = False) -> FloatArray:
     """Exact two-sided p value that two classifiers are equally often right on the same images.
 

@@ -8,11 +8,15 @@ RUN/probes/NAME/…          records of the probe, made by `observe`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
+from annotations.classes import NUM_CLASSES
 from annotations.errors import BeyondError
 from benchmark import records
 from benchmark.probes import PROBES, ProbeInfo, Reference
@@ -40,6 +44,7 @@ class Observation:
         warn: Called with one line for whatever the user should know.
         plain: Predictions on the same images that are already recorded, part by part, or None.
         people: Folder of people's answers (cue-conflict only), or None.
+        overwrite: Throw away what the folder holds, instead of going on with it.
     """
 
     classifier: Classifier
@@ -49,6 +54,7 @@ class Observation:
     warn: Callable[[str], None]
     plain: Callable[[], Iterator[Predictions]] | None = None
     people: Path | None = None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,82 @@ def observe(probe: ProbeInfo, observation: Observation) -> None:
     if function is None:
         raise BeyondError(f"the probe {probe.name} reads what a run recorded and has nothing to run")
     function(observation)
+
+
+def record(
+    probe: ProbeInfo,
+    observation: Observation,
+    shown: str,
+    *,
+    transform: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] | None = None,
+) -> Path:
+    """Record the model's predictions on all images, going on where an earlier call stopped.
+
+    Args:
+        probe: For which probe.
+        observation: What to show to which model.
+        shown: What the model sees, e.g. `plain` or `watermark`: the name of the folder inside the probe's.
+        transform: What is done to the pixels that the model is about to see, uint8 (N, H, W, 3).
+
+    Returns:
+        The folder: `run.json` and `predictions/`, with the logits of all classes.
+
+    Raises:
+        BeyondError: The folder holds another model's or other images' predictions, an image cannot be read,
+            or the model breaks its contract.
+    """
+    from benchmark import runs
+    from benchmark.engine import predict
+    from benchmark.scorecard import ImagesInfo, ModelInfo
+
+    images, folder = observation.images, observation.folder / shown
+    settings = replace(observation.settings, top_k=NUM_CLASSES)
+    info = runs.RunInfo(
+        model=ModelInfo(**observation.classifier.describe()),
+        images=ImagesInfo(
+            name=images.name, n=len(images), fingerprint=images.fingerprint, sample=images.sample
+        ),
+        settings={
+            "dtype": "float32",
+            "top_k": NUM_CLASSES,
+            "probe": probe.name,
+            "probe_version": probe.version,
+            "shown": shown,
+        },
+        environment={
+            **runs.environment(),
+            "device": str(settings.device),
+            "batch_size": settings.batch_size,
+            "workers": settings.workers,
+        },
+    )
+    with runs.locked(folder):
+        done: set[str] = set()
+        if runs.start_or_resume(folder, info, overwrite=observation.overwrite):
+            done, damaged = runs.finished_ids(folder)
+            for path in damaged:
+                observation.warn(f"a part was damaged and is made again; its bytes are kept in {path}")
+        if len(done) < len(images):
+            if done:
+                observation.warn(f"going on with {folder}: {len(done):,} images have a record already")
+            predict(
+                observation.classifier,
+                images,
+                folder,
+                settings,
+                done=done,
+                warn=observation.warn,
+                transform=transform,
+            )
+    return folder
+
+
+def skipped_note(folder: Path) -> list[str]:
+    """A note on images of the probe that could not be read, if there are any."""
+    from benchmark.runs import skipped_images
+
+    skipped = len(skipped_images(folder))
+    return [f"{skipped} images could not be read and are in no number of this probe."] if skipped else []
 
 
 def score(probe: ProbeInfo, evidence: Evidence) -> ProbeResult:
