@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": ("benchmark.cli.demo:demo", "Score the sample model on the sample images."),
     "explain": ("benchmark.cli.explain:explain", "Explain adversarial predictions, to show to people."),
     "models": ("benchmark.cli.models:models", "List the models that can be loaded here."),
+    "probe": ("benchmark.cli.probe:probe", "Run one standard probe alone, or list them."),
     "rescore": ("benchmark.cli.score:rescore", "Score a run again from its records alone."),
     "score": ("benchmark.cli.score:score", "Score a classifier, or files of its predictions."),
     "show": ("benchmark.cli.show:show", "Show a run's scorecard, in the terminal or as a page."),

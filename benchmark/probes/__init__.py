@@ -1,4 +1,4 @@
-"""The standard probes of the criticism track: the same question put to every model. Imports no code of theirs.
+"""The standard probes of the criticism track: the same question put to every model. Only their name cards.
 
 A probe works in two steps, as everything here does: `observe` runs the model and writes records into the
 probe's folder (`RUN/probes/NAME/`), `score` is a pure function of records and label sets. A probe that reads

@@ -143,7 +143,8 @@ def open_images(folder: Path, *, limit: int | None = None) -> ImageSet:
         shape, texture = cues_of(Path(file).stem)
         if Path(file).parent.name != shape:
             raise BeyondError(
-                f"{root / file} is named for shape {shape!r}, but lies in another folder; they lie as {LAYOUT}"
+                f"{root / file} is named for shape {shape!r}, but lies in another folder; "
+                f"they lie as {LAYOUT}"
             )
         conflicts += shape != texture
     if not conflicts:
@@ -260,8 +261,9 @@ def score_decisions(decisions: Decisions, answers: Answers | None = None) -> Pro
     decided = k_shape + k_texture
     metrics: dict[str, Metric] = {}
     notes = [
-        f"Shape bias is over the {decided} of {n} images whose cues differ that were decided for one of their "
-        f"cues ({k_shape} shape, {k_texture} texture); {len(conflict) - n} images without conflict are left out."
+        f"Shape bias is over the {decided} of {n} images whose cues differ that were decided for one of "
+        f"their cues ({k_shape} shape, {k_texture} texture); {len(conflict) - n} images without conflict are "
+        "left out."
     ]
     if n == 0:
         raise BeyondError("no image has a shape and a texture that differ, so there is no shape bias")

@@ -32,7 +32,7 @@ def score(evidence: Evidence) -> ProbeResult:
 
 
 def correct_by_id(predictions: Iterator[Predictions]) -> pd.Series:
-    """Whether the top-1 class is the original label: bool, indexed by image id; unlabelled images left out."""
+    """Whether the top-1 class is the original label: bool, by image id; unlabelled images are left out."""
     ids, right = [], []
     for part in predictions:
         known = part.original_labels >= 0
@@ -59,10 +59,10 @@ def score_correct(factors: pd.DataFrame, correct: pd.Series) -> ProbeResult:
     accuracies = factor_accuracies(factors, correct)
     ratios = error_ratios(accuracies)
     every = error_ratios(factor_accuracies(factors, correct, which="multi"))
-    total = int(accuracies.loc[AVERAGE, "n"])
-    wrong_total = total - int(accuracies.loc[AVERAGE, "n_correct"])
-    n = accuracies.loc[list(FACTORS), "n"].to_numpy(dtype=np.int64)
-    wrong = n - accuracies.loc[list(FACTORS), "n_correct"].to_numpy(dtype=np.int64)
+    # The last row is the average over all annotated images.
+    counts = accuracies.loc[[*FACTORS, AVERAGE], ["n", "n_correct"]].to_numpy(dtype=np.int64)
+    total, wrong_total = int(counts[-1, 0]), int(counts[-1, 0] - counts[-1, 1])
+    n, wrong = counts[:-1, 0], counts[:-1, 0] - counts[:-1, 1]
     eligible = (n >= MIN_IMAGES) & (n < total)
     z_all = float(-special.ndtri(0.025 / max(int(eligible.sum()), 1)))
     single = error_ratio_interval(wrong, n, wrong_total, total)

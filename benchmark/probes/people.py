@@ -107,7 +107,7 @@ def shape_bias(shape: npt.ArrayLike, texture: npt.ArrayLike) -> FloatArray:
     """Shape decisions over shape and texture decisions (Geirhos et al. 2019); NaN where there are none."""
     shape, texture = np.asarray(shape, dtype=np.float64), np.asarray(texture, dtype=np.float64)
     total = shape + texture
-    return np.divide(shape, total, out=np.full(total.shape, np.nan), where=total > 0)
+    return np.asarray(np.divide(shape, total, out=np.full(total.shape, np.nan), where=total > 0))
 
 
 @dataclass(frozen=True)
@@ -271,4 +271,4 @@ def _weighted_mean(values: FloatArray, weight: FloatArray) -> FloatArray:
     known = np.where(np.isfinite(values), weight, 0.0)
     total = known.sum(axis=-1)
     product = (known * np.where(np.isfinite(values), values, 0.0)).sum(axis=-1)
-    return np.divide(product, total, out=np.full(total.shape, np.nan), where=total > 0)
+    return np.asarray(np.divide(product, total, out=np.full(total.shape, np.nan), where=total > 0))

@@ -8,7 +8,7 @@ effect on a pixel is a table of 256 × 256 values, and laying it over a batch is
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,7 +141,7 @@ def pair(plain: Iterator[Predictions], marked: Iterator[Predictions]) -> Pairs:
     Raises:
         BeyondError: They have no image in common.
     """
-    ids, labels, tops, cartons = _columns(marked)
+    ids, _, tops, cartons = _columns(marked)
     row = {image_id: i for i, image_id in enumerate(ids)}
     plain_ids, plain_labels, plain_tops, plain_cartons = _columns(plain)
     at = np.array([row.get(image_id, -1) for image_id in plain_ids], dtype=np.int64)
@@ -171,7 +171,7 @@ def _columns(parts: Iterator[Predictions]) -> tuple[Any, Any, Any, Any]:
     return tuple(np.concatenate(c) for c in (ids, labels, tops, cartons))  # type: ignore[return-value]
 
 
-def score_pairs(pairs: Pairs, labels: dict[str, LabelSets] | Any) -> ProbeResult:
+def score_pairs(pairs: Pairs, labels: Mapping[str, LabelSets]) -> ProbeResult:
     """Accuracy drop, shift towards "carton" and changed answers, all paired by image.
 
     Intervals of differences are Tango's score intervals for paired shares.
