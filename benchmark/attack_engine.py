@@ -237,7 +237,7 @@ def attack(
     for epsilon in sorted(set(settings.epsilons)):
         suite = SUITES[settings.suite](settings.threat, epsilon)
         # As JSON has it, where a tuple is a list.
-        described = _plain(suite.describe())
+        described = plain(suite.describe())
         info = AttackInfo(
             threat=settings.threat,
             epsilon=epsilon,
@@ -329,7 +329,7 @@ def _evaluate(
         info.model_copy(
             update={
                 "note": report.suite.note,
-                "execution": _plain(report.settings["execution"]),
+                "execution": plain(report.settings["execution"]),
                 "environment": {
                     "batch_size": report.settings["batch_size_at_end"],
                     "device": report.settings["device"],
@@ -358,12 +358,12 @@ def _explain(error: RuntimeError) -> Exception:
     return error
 
 
-def _plain(value: Any) -> Any:
-    """Settings as JSON has them."""
+def plain(value: Any) -> Any:
+    """Settings as JSON has them, where a tuple is a list."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return value
 
 

@@ -409,8 +409,8 @@ def stratified_exact(a: Numbers, n_a: Numbers, b: Numbers, n_b: Numbers) -> Exac
     """Exact two-sided test that two groups have the same share of cases within every stratum.
 
     Given the margins of each stratum, the number of cases in the first groups, summed over strata, is a sum
-    of independent hypergeometric numbers (Cox & Snell 1989, Analysis of Binary Data, 2.1; with one stratum it is
-    Fisher's exact test). p is the probability of all sums that are no likelier than the one seen.
+    of independent hypergeometric numbers (Cox & Snell 1989, Analysis of Binary Data, 2.1; with one stratum
+    it is Fisher's exact test). p is the probability of all sums that are no likelier than the one seen.
 
     Args:
         a: (S,), cases among the first group of each stratum.

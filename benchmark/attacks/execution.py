@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -28,6 +28,8 @@ class Execution:
         compile: Run through `torch.compile`.
         checkpointing: Recompute activations in the backward pass, for less memory; the network, or one part
             of it, must offer `set_grad_checkpointing`.
+        block: Run exactly so many rows at a time, the last block filled up with copies, so that a row's
+            logits and gradients do not depend, even in their rounding, on how many rows there are.
     """
 
     channels_last: bool = False
@@ -35,6 +37,7 @@ class Execution:
     autocast: Literal["bfloat16", "float16"] | None = None
     compile: bool = False
     checkpointing: bool = False
+    block: int | None = None
 
     @classmethod
     def fast(cls) -> Execution:
@@ -186,7 +189,7 @@ class Net:
         self._run = self._prepare(model, example)
 
     def _prepare(self, model: Model, example: torch.Tensor | None) -> Model:
-        options = self.execution
+        options = replace(self.execution, block=None)
         if options == Execution():
             return model
         if not isinstance(model, nn.Module):
@@ -221,6 +224,21 @@ class Net:
 
     def _call(self, x: torch.Tensor) -> torch.Tensor:
         self.forwards += len(x)
+        block = self.execution.block
+        if block is None or len(x) == block:
+            return self._forward(x)
+        parts = []
+        for rows in chunks(len(x), block):
+            part = x[rows]
+            missing = block - len(part)
+            if missing:
+                filled = torch.cat([part, part[-1:].detach().expand(missing, *part.shape[1:])])
+                parts.append(self._forward(filled)[: len(part)])
+            else:
+                parts.append(self._forward(part))
+        return torch.cat(parts)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.protect:
             x = x.clone()
         if self.execution.channels_last and x.shape[1] > 1:
