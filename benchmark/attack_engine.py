@@ -194,9 +194,7 @@ def choose_images(
     if len(known) < len(rows):
         warn(f"{len(rows) - len(known):,} images have no known original label and are not attacked")
     if not known:
-        raise BeyondError(
-            "there is no image to attack: the robustness track needs images with original labels"
-        )
+        raise BeyondError("there is no image to attack: attacks need images with original labels")
     return known if limit is None else known[:limit]
 
 

@@ -15,6 +15,7 @@ from annotations.errors import BeyondError
 COMMANDS = {
     "annotations": ("annotations.cli:annotations", "List, download, import, merge and show label sets."),
     "compare": ("benchmark.cli.compare:compare", "Compare two runs, image by image."),
+    "criticize": ("benchmark.cli.criticize:criticize", "Find the biases a model has learned."),
     "demo": ("benchmark.cli.demo:demo", "Score the sample model on the sample images."),
     "explain": ("benchmark.cli.explain:explain", "Explain adversarial predictions, to show to people."),
     "models": ("benchmark.cli.models:models", "List the models that can be loaded here."),

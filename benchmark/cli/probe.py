@@ -283,9 +283,18 @@ def _reader(folder: Path) -> Callable[[], Iterator[Predictions]]:
     return partial(iter_predictions, folder)
 
 
-def _distances(run: Path) -> Mapping[str, float] | None:  # noqa: ARG001
-    """Distances to the decision boundary that a run has recorded, if it has."""
-    return None
+def _distances(run: Path) -> Mapping[str, float] | None:
+    """Distances to the decision boundary , as the criticism track quotes them, if there are any."""
+    from benchmark.criticism import records as criticism
+
+    if not criticism.has_distances(run):
+        return None
+    table = criticism.read_table(run)
+    tier = criticism.quoted_tier(table)
+    if tier is None:
+        return None
+    found = criticism.distances_of(table, tier)
+    return dict(zip(found.image_ids, found.distance.tolist()))
 
 
 def scorecard(

@@ -18,12 +18,13 @@ from annotations.errors import BeyondError
 if TYPE_CHECKING:
     from annotations.judgements import LabelSets
     from benchmark.classifier import Classifier
+    from benchmark.criticism.settings import CriticismSettings
     from benchmark.engine import Settings
     from benchmark.images import ImageSet
     from benchmark.scorecard import Scorecard
 
-TRACKS = ("rectified", "robustness")
-TIERS = ("quick", "standard", "curve")
+TRACKS = ("rectified", "robustness", "criticism")
+TIERS = ("quick", "standard", "curve", "full")
 
 
 def say(message: str) -> None:
@@ -88,7 +89,11 @@ json_option = click.option(
 )
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images, by id.")
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True)
-@click.option("--tier", type=click.Choice(TIERS), help="Robustness: budgets, or a curve. [default: quick]")
+@click.option(
+    "--tier",
+    type=click.Choice(TIERS),
+    help="Robustness, criticism: budgets; curve and full: robustness at every radius. [default: quick]",
+)
 @click.option(
     "--eps",
     callback=split_list,
@@ -99,11 +104,21 @@ json_option = click.option(
 @click.option(
     "--attack-ids",
     type=click.Path(path_type=Path),
-    help="Robustness: attack only the images this file lists.",
+    help="Robustness, criticism: attack only the images this file lists.",
 )
-@click.option("--attack-limit", type=click.IntRange(1), help="Robustness: attack only the first N images.")
 @click.option(
-    "--attack-batch-size", type=click.IntRange(1, 65536), help="Robustness: images at a time. [default: 32]"
+    "--attack-limit", type=click.IntRange(1), help="Robustness, criticism: attack only the first N images."
+)
+@click.option(
+    "--attack-batch-size",
+    type=click.IntRange(1, 65536),
+    help="Robustness, criticism: images at a time. [default: 32; criticism: by tier]",
+)
+@click.option(
+    "--attributes",
+    callback=split_list,
+    metavar="NAME,…",
+    help="Criticism: imagenet-x, co-occurrence, or CSV or Parquet files. [default: the first two]",
 )
 @click.option(
     "--keep-adversarials/--no-keep-adversarials",
@@ -121,7 +136,7 @@ def score(models: tuple[str, ...], prediction_file: Path | None, **options: Any)
     beyond score efficientnet-lite0 --images sample
     beyond score timm:resnet50.a1_in1k --images ILSVRC2012_img_val --annotations real,consolidated
     beyond score --predictions resnet50.npy --annotations real,mla
-    beyond score efficientnet-lite0 --images sample --tracks rectified,robustness
+    beyond score efficientnet-lite0 --images sample --tracks rectified,robustness,criticism
 
     A run that was stopped goes on where it was when the same command is given again.
     """  # noqa: D301 - a backslash-b keeps click from joining the lines
@@ -131,10 +146,12 @@ def score(models: tuple[str, ...], prediction_file: Path | None, **options: Any)
 
         raise BeyondError(did_you_mean(unknown[0], list(TRACKS), what="track"))
     plan = attack_plan(**options)
+    criticism = criticism_plan(**options)
     if prediction_file is not None:
-        if plan is not None:
+        if plan is not None or criticism is not None:
+            track = "robustness" if plan is not None else "criticism"
             raise BeyondError(
-                "the robustness track attacks a MODEL on --images; predictions cannot be attacked"
+                f"the {track} track attacks a MODEL on --images; predictions cannot be attacked"
             )
         if options["images_spec"]:
             raise BeyondError("--predictions and --images do not go together: predictions need no images")
@@ -148,7 +165,7 @@ def score(models: tuple[str, ...], prediction_file: Path | None, **options: Any)
             )
         if options["ids_file"]:
             raise BeyondError("--ids goes with --predictions")
-        scorecards = score_models(models, plan=plan, **options)
+        scorecards = score_models(models, plan=plan, criticism=criticism, **options)
     show(scorecards, as_json=options["as_json"])
 
 
@@ -193,14 +210,17 @@ def attack_plan(
         BeyondError: An option of the track is given without it, or a radius cannot be meant.
     """
     given = {
-        "--tier": tier,
         "--eps": eps,
         "--norm": norm,
-        "--attack-ids": attack_ids,
-        "--attack-limit": attack_limit,
-        "--attack-batch-size": attack_batch_size,
         "--keep-adversarials": keep_adversarials,
     }
+    if "criticism" not in tracks:
+        given |= {
+            "--tier": tier,
+            "--attack-ids": attack_ids,
+            "--attack-limit": attack_limit,
+            "--attack-batch-size": attack_batch_size,
+        }
     if "robustness" not in tracks:
         lonely = [name for name, value in given.items() if value is not None]
         if lonely:
@@ -212,7 +232,7 @@ def attack_plan(
     if eps is not None:
         radii = tuple(sorted({parse_radius(text) for text in eps}))
     else:
-        radii = CURVES[norm] if tier == "curve" else (SINGLE[norm],)
+        radii = CURVES[norm] if tier in ("curve", "full") else (SINGLE[norm],)
     check_radii(norm, radii)
     return AttackPlan(
         suite="quick" if tier == "quick" else "standard",
@@ -222,6 +242,37 @@ def attack_plan(
         limit=attack_limit,
         batch_size=attack_batch_size or AttackPlan.batch_size,
         keep=keep_adversarials is not False,
+    )
+
+
+def criticism_plan(
+    *,
+    tracks: Sequence[str],
+    tier: str | None,
+    attack_ids: Path | None,
+    attack_limit: int | None,
+    attack_batch_size: int | None,
+    attributes: list[str] | None,
+    **_: Any,
+) -> CriticismSettings | None:
+    """How to criticize, or None if the criticism track is not asked for.
+
+    Raises:
+        BeyondError: An option of the track is given without it, or an attribute cannot be read.
+    """
+    if "criticism" not in tracks:
+        if attributes is not None:
+            raise BeyondError("--attributes goes with --tracks criticism")
+        return None
+    from benchmark.cli.criticize import plan_of
+    from benchmark.images import read_ids
+
+    return plan_of(
+        tier="standard" if tier == "curve" else tier or "quick",
+        attributes=attributes,
+        ids=None if attack_ids is None else read_ids(attack_ids),
+        limit=attack_limit,
+        batch_size=attack_batch_size,
     )
 
 
@@ -287,6 +338,7 @@ def score_models(
     overwrite: bool,
     quiet: bool = False,
     plan: AttackPlan | None = None,
+    criticism: CriticismSettings | None = None,
     **_: Any,
 ) -> list[tuple[Path, Scorecard]]:
     """Run each model on the images, resuming what is there, and score each."""
@@ -297,7 +349,7 @@ def score_models(
     images = open_image_set(images_spec, limit=limit)
     default = ["sample"] if images.name == "sample" else ["real"]
     labels = runs.load_labels(annotations or default)
-    if plan is not None and images.total is None:
+    if (plan is not None or criticism is not None) and images.total is None:
         raise BeyondError(
             f"{images.name} is streamed, and attacks read images more than once; download it first"
         )
@@ -348,6 +400,10 @@ def score_models(
             summary = predict(classifier, images, run, settings, done=done, warn=say)
             if plan is not None:
                 attack_images(classifier, images, run, plan, labels=labels, settings=settings)
+            if criticism is not None:
+                from benchmark.cli.criticize import criticize_images
+
+                criticize_images(classifier, images, run, criticism, labels=labels, settings=settings)
         for kind, ids in sorted(summary.notes.items()):
             named = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
             say(f"{len(ids)} {kind} {'image' if len(ids) == 1 else 'images'} converted to RGB: {named}")

@@ -174,6 +174,15 @@ def distances_of(table: pd.DataFrame, suite: str, seed: int = 0) -> Distances:
     )
 
 
+def quoted_tier(table: pd.DataFrame) -> str | None:
+    """The tier whose distances are quoted: the one with the most images, the stronger of two with as many.
+
+    The others were measured on a few images, to see how firm distances are.
+    """
+    counts = table[(table["seed"] == 0) & table["suite"].isin(TIERS)]["suite"].value_counts()
+    return max(counts.index, key=lambda s: (counts[s], TIERS.index(s)), default=None)
+
+
 def finished(run: Path, suite: str, seed: int) -> set[str]:
     """Ids that have their final row under a suite and seed."""
     done: set[str] = set()
