@@ -27,7 +27,15 @@ def command(scorecard: Scorecard) -> str:
     if sources:
         words += ["--annotations", shlex.quote(",".join(sources))]
     rows = robustness.curve(scorecard.tracks["robustness"]) if "robustness" in scorecard.tracks else []
+    criticism = scorecard.tracks.get("criticism")
+    tier = (
+        next((clean(row.get("tier")) for row in criticism.tables.get("boundary", [])), "")
+        if criticism
+        else ""
+    )
+    tracks = ["rectified", *(["robustness"] if rows else []), *(["criticism"] if tier else [])]
+    if len(tracks) > 1:
+        words += ["--tracks", ",".join(tracks), "--tier", shlex.quote(rows[0].suite if rows else tier)]
     if rows:
-        words += ["--tracks", "rectified,robustness", "--tier", shlex.quote(rows[0].suite)]
         words += ["--norm", shlex.quote(rows[0].threat), "--eps", ",".join(row.short for row in rows)]
     return " ".join([*words, "--out", "RUN"])
