@@ -303,13 +303,14 @@ def scorecard(
     """A scorecard whose criticism track holds one probe's result."""
     from benchmark.probes.execution import merge
     from benchmark.scorecard import AnnotationsInfo, Scorecard, Track
+    from benchmark.tracks import CRITICISM
 
     metrics, tables, notes = merge([result])
     return Scorecard(
         model=model,
         images=images,
         annotations=AnnotationsInfo(sources={name: sets.revision for name, sets in labels.items()}),
-        tracks={"criticism": Track(version=1, metrics=metrics, tables=tables, notes=notes)},
+        tracks={"criticism": Track(version=CRITICISM.version, metrics=metrics, tables=tables, notes=notes)},
     )
 
 
@@ -334,6 +335,7 @@ def print_result(result: ProbeResult, card: Scorecard, *, console: Console) -> N
     from rich.table import Table
 
     from benchmark.report import text
+    from benchmark.tracks import CRITICISM
 
     info = PROBES[result.probe]
     console.print(f"[bold]{info.title}[/]  probe {info.name}, version {result.version}", highlight=False)
@@ -349,7 +351,10 @@ def print_result(result: ProbeResult, card: Scorecard, *, console: Console) -> N
     for name, metric in result.metrics.items():
         sign = text.unit_sign(metric)
         table.add_row(
-            name, f"{text.value(metric)} {sign}".strip(), text.interval(metric), text.count(metric.n)
+            CRITICISM.metric(name).title,
+            f"{text.value(metric)} {sign}".strip(),
+            text.interval(metric),
+            text.count(metric.n),
         )
         for reference in (r for r in result.references if r.metric == name):
             beside = metric.model_copy(

@@ -92,6 +92,20 @@ def _load(name: str) -> Callable[..., Any]:
     return loaded
 
 
+def _published(
+    model: str, metric: str, value: float, ci_low: float, ci_high: float, n: int, *, against: str
+) -> Reference:
+    """A value that this project computed from a published file of predictions; a test computes it again."""
+    source = f"computed from the predictions of {model} in the ImageNetV2 repository (MIT), against {against}"
+    return Reference(model, metric, value, source, n, ci_low, ci_high)
+
+
+_HUMANS = (
+    "computed from the published answers of ten people to 1,200 images whose cues differ (Geirhos et al. "
+    "2019, CC BY 4.0); interval: bootstrap over people and images"
+)
+_README = "the README of rgeirhos/texture-vs-shape, mean of probabilities, on the 1,200 images"
+
 CUE_CONFLICT = ProbeInfo(
     name="cue-conflict",
     version=1,
@@ -111,7 +125,15 @@ CUE_CONFLICT = ProbeInfo(
     observe_function="benchmark.probes.cue_conflict:observe",
     score_function="benchmark.probes.cue_conflict:score",
     own_images=True,
+    references=(
+        Reference("10 people, pooled", "shape_bias", 0.9587, _HUMANS, 12_000, 0.9444, 0.9711),
+        Reference("10 people, mean", "shape_bias", 0.9576, _HUMANS, 12_000, 0.9434, 0.9705),
+        Reference("ResNet-50", "shape_bias", 0.2139, _README),
+        Reference("ResNet-50 trained on Stylized-ImageNet", "shape_bias", 0.8137, _README),
+    ),
 )
+
+_SAMPLE = "measured by this project on a convenience sample of validation images, not the validation set"
 
 WATERMARK = ProbeInfo(
     name="watermark",
@@ -128,6 +150,14 @@ WATERMARK = ProbeInfo(
     metrics=("watermark_drop", "watermark_carton_shift", "watermark_changed"),
     observe_function="benchmark.probes.watermark:observe",
     score_function="benchmark.probes.watermark:score",
+    references=tuple(
+        Reference("EfficientNet-Lite0", metric, value, _SAMPLE, 878, low, high)
+        for metric, value, low, high in (
+            ("watermark_drop", 0.1173, 0.0937, 0.1430),
+            ("watermark_carton_shift", 0.0114, 0.0062, 0.0208),
+            ("watermark_changed", 0.2096, 0.1839, 0.2377),
+        )
+    ),
 )
 
 FACTORS = ProbeInfo(
@@ -144,6 +174,15 @@ FACTORS = ProbeInfo(
     main_score="worst_factor_error_ratio",
     metrics=("worst_factor_error_ratio",),
     score_function="benchmark.probes.factors:score",
+    references=tuple(
+        _published(model, "worst_factor_error_ratio", *figures, against="ImageNet-X")
+        for model, figures in {
+            "AlexNet": (1.7566, 1.4692, 1.9988, 46_110),
+            "VGG-16": (2.1671, 1.8781, 2.6658, 46_110),
+            "ResNet-50": (2.3939, 2.0477, 2.8481, 46_110),
+            "PNASNet-5 Large": (2.6120, 2.1449, 3.0875, 46_110),
+        }.items()
+    ),
 )
 
 CO_OCCURRENCE = ProbeInfo(
@@ -160,6 +199,15 @@ CO_OCCURRENCE = ProbeInfo(
     main_score="co_occurrence_gap",
     metrics=("co_occurrence_gap", "co_occurrence_distance_gap"),
     score_function="benchmark.probes.co_occurrence:score",
+    references=tuple(
+        _published(model, "co_occurrence_gap", *figures, against="ReaL")
+        for model, figures in {
+            "AlexNet": (-0.0916, -0.1174, -0.0658, 7_800),
+            "VGG-16": (-0.0958, -0.1205, -0.0710, 7_797),
+            "ResNet-50": (-0.0518, -0.0748, -0.0288, 7_799),
+            "PNASNet-5 Large": (-0.0214, -0.0424, -0.0004, 7_799),
+        }.items()
+    ),
 )
 
 PROBES: dict[str, ProbeInfo] = {

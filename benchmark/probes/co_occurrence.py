@@ -3,7 +3,8 @@
 For a class c and a companion d, the images are those whose original label is c and people accept it. Those
 where people also accept d have the companion; those where they reject d have not; where nobody judged d, the
 image counts for neither. The model is right on c if c is the first class of its ranking that is not another
-accepted class: to name the companion instead is no mistake, and does not count as one.
+accepted class: to name the companion instead is no mistake, and does not count as one. Distances to the
+decision boundary are compared among the images whose top-1 class is c.
 
 What this finds is an association. Images with a companion differ in more than the companion (a screen is
 seen from farther away when its desk is in view), so a gap is a reason to look, not a proof.
@@ -51,13 +52,16 @@ class Images:
         image_ids: object (N,) of str.
         rows: int (N,), row of each in the label sets.
         label: int (N,), the class in question.
-        right: bool (N,), whether the model is right on it.
+        right: bool (N,), whether the model is right on it, other accepted classes set aside.
+        predicted: bool (N,), whether its top-1 class is the label: only then is the distance to the decision
+            boundary one from the class in question.
     """
 
     image_ids: npt.NDArray[np.object_]
     rows: Indices
     label: Indices
     right: npt.NDArray[np.bool_]
+    predicted: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         """Number of images."""
@@ -94,7 +98,7 @@ def judge(predictions: Iterable[Predictions], sets: LabelSets) -> tuple[Images, 
         The images, and how many were left out because every class that the record keeps is another accepted
         one, so that nothing says what comes next.
     """
-    ids, rows, labels, right = [], [], [], []
+    ids, rows, labels, right, predicted = [], [], [], [], []
     unknown = 0
     for part in predictions:
         at = sets.rows(part.image_ids)
@@ -111,9 +115,10 @@ def judge(predictions: Iterable[Predictions], sets: LabelSets) -> tuple[Images, 
         rows.append(kept[known])
         labels.append(label[known])
         right.append(first[known] == label[known])
+        predicted.append(part.classes[usable, 0][known] == label[known])
     if not ids:
         raise BeyondError("there are no predictions to look at")
-    return Images(*(np.concatenate(c) for c in (ids, rows, labels, right))), unknown
+    return Images(*(np.concatenate(c) for c in (ids, rows, labels, right, predicted))), unknown
 
 
 def _first_other(
@@ -251,7 +256,8 @@ def score_images(
     }
     distance = np.full(len(images), np.nan)
     if distances is not None:
-        distance = np.array([distances.get(str(i), np.nan) for i in images.image_ids], dtype=np.float64)
+        known = np.array([distances.get(str(i), np.nan) for i in images.image_ids], dtype=np.float64)
+        distance = np.where(images.predicted, known, np.nan)
     measured = [_with_distance(pair, distance) for pair in pairs]
     enough = [p for p in measured if len(p.present) >= minimum and len(p.absent) >= minimum]
     if enough:

@@ -298,7 +298,8 @@ def score_decisions(decisions: Decisions, answers: Answers | None = None) -> Pro
         metrics.update(more.metrics)
         tables.update(more.tables)
         notes += more.notes
-        references = (*more.references, *references)
+        # What was computed from the answers at hand replaces what was computed from the published ones.
+        references = (*more.references, *(r for r in references if "people" not in r.who))
     else:
         notes.append("No answers of people were given (--people DIR), so there is no error consistency.")
     return ProbeResult(CUE_CONFLICT.name, CUE_CONFLICT.version, metrics, tables, notes, references)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import special
 
@@ -123,7 +124,7 @@ def score_correct(factors: pd.DataFrame, correct: pd.Series) -> ProbeResult:
 
 
 def error_ratio_interval(
-    wrong: np.ndarray, n: np.ndarray, wrong_total: int, total: int, *, z: float = Z95
+    wrong: npt.ArrayLike, n: npt.ArrayLike, wrong_total: npt.ArrayLike, total: int, *, z: float = Z95
 ) -> Interval:
     """Interval for (wrong / n) / (wrong_total / total) where the n images are among the total.
 
@@ -134,11 +135,11 @@ def error_ratio_interval(
     Args:
         wrong: int (K,), errors on the images with each factor.
         n: int (K,), number of these images.
-        wrong_total: Errors on all images.
+        wrong_total: Errors on all images, one number or int (K,).
         total: Number of all images.
         z: Critical value.
     """
-    wrong, n = np.asarray(wrong, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    wrong, n, wrong_total = (np.asarray(x, dtype=np.float64) for x in (wrong, n, wrong_total))
     usable = (n > 0) & (n < total)
     inside, outside = np.where(usable, n, 1.0), np.where(usable, total - n, 1.0)
     ends = ratio_of_shares(
