@@ -325,16 +325,18 @@ def from_factors(
     known = at >= 0
     if not known.any():
         return [], ["imagenet-x: none of the images is annotated; it covers the ImageNet validation images"]
-    found, notes = [], []
+    found, same = [], []
     for factor in FACTORS:
         codes = np.full(len(image_ids), -1, dtype=np.int16)
         codes[at[known]] = factors[factor].to_numpy(dtype=np.int16)[known]
         seen = np.unique(codes[codes >= 0])
         if len(seen) < 2:
-            notes.append(f"imagenet-x: factor {factor} has one value on these images")
+            same.append(factor.replace("_", " "))
             continue
         found.append(Attribute(factor.replace("_", " "), "imagenet-x", ("no", "yes"), codes, (1,)))
-    return found, notes
+    if not same:
+        return found, []
+    return found, [f"imagenet-x: on these images one value alone has {', '.join(same)}"]
 
 
 def from_label_sets(

@@ -124,6 +124,21 @@ def _pair(row: dict[str, Cell], key: str) -> tuple[int, int]:
     return int(number_cell(row, key) or 0), int(number_cell(row, f"n_{key}") or 0)
 
 
+def verdict(track: Track) -> str:
+    """What to say where nothing was confirmed."""
+    row = next(iter(track.tables.get("search", [])), {})
+    tested, found, n, again = (
+        int(number_cell(row, key) or 0) for key in ("tested", "found", "n_discovery", "n_confirmation")
+    )
+    if not tested:
+        return "Nothing could be tested: there are too few images, or no attribute that varies among them."
+    tests = "1 test" if tested == 1 else f"{text.count(tested)} tests"
+    if not found:
+        return f"Nothing stood out in {tests} on {text.count(n)} images."
+    what = "One candidate" if found == 1 else f"{text.count(found)} candidates"
+    return f"{what} of {tests} on {text.count(n)} images did not hold on {text.count(again)} others."
+
+
 @dataclass(frozen=True)
 class Slice:
     """A proposed group of images.

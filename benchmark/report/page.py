@@ -267,6 +267,7 @@ def _criticism_view(name: str, track: Track) -> Mapping[str, Any]:
         "searched": "confirmed_biases" in track.metrics,
         "confirmed": confirmed,
         "failed": failed,
+        "verdict": criticism.verdict(track),
         "finding_scale": charts.Scale.around([0.0, *(v for f in found for v in (f.ci_low, f.ci_high))])
         if found
         else None,

@@ -382,11 +382,7 @@ def _criticism(printer: _Printer, track: Track) -> None:
                 )
             printer.show(table)
         else:
-            failed = len(found)
-            words = "Nothing held on both halves" + (
-                f"; {failed} found on the first did not hold on the second." if failed else "."
-            )
-            printer.write((words, ""), indent=2)
+            printer.write((criticism.verdict(track), ""), indent=2)
     held = [s for s in criticism.slices(track) if s.confirmed]
     if held:
         printer.title("Groups that hold", note="wrong more often than their confidence says, in points")

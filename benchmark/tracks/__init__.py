@@ -256,6 +256,7 @@ CRITICISM = TrackInfo(
         ),
     ),
     tables={
+        "search": "How many tests were made on each half, and what became of them.",
         "findings": "What was found on one half, and what became of it on the other; confirmed ones first.",
         "slices": "Groups of like images that were proposed, and whether they hold.",
         "classes": "Classes with four images or more, the nearest to the boundary first.",

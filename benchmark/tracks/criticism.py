@@ -161,6 +161,17 @@ def score_criticism(evidence: Evidence) -> CriticismResult | None:
         Track(version=TRACK.version), distances, place, role, answer, found, tuple(attributes)
     )
     tables: dict[str, Table] = {
+        "search": [
+            {
+                "tested": found.tested,
+                "not_testable": found.hopeless,
+                "found": len([f for f in found.findings if f.slice < 0]),
+                "confirmed": sum(f.slice < 0 for f in found.confirmed),
+                "tested_again": found.confirmations,
+                "n_discovery": found.images[0],
+                "n_confirmation": found.images[1],
+            }
+        ],
         "findings": [_finding_row(f) for f in found.findings if f.slice < 0][:MAX_FINDINGS],
         "slices": _slice_rows(result, evidence, slices),
         "classes": _class_rows(result, evidence.baseline),

@@ -2,8 +2,8 @@
 
 Four classes are told apart by faint patterns under noise. A bright mark in a corner says nothing about the
 class; in a biased world, the images that the model is trained on have it nine times in ten in class 0 and one
-time in ten elsewhere, and the model learns to lean on it. In the images that the model is criticized on it is as
-frequent in every class. Other attributes are innocent: two can be seen but never went with a class, three
+time in ten elsewhere, and the model learns to lean on it. In the images that the model is criticized on it is
+as frequent in every class. Other attributes are innocent: two can be seen but never went with a class, three
 cannot even be seen.
 """
 
@@ -68,13 +68,13 @@ def _images(
     rng: np.random.Generator, labels: np.ndarray, has: dict[str, np.ndarray], patterns: np.ndarray
 ) -> torch.Tensor:
     x = 0.5 + 0.05 * patterns[labels] + 0.22 * rng.normal(size=(len(labels), 3, SIDE, SIDE))
-    x[:, :, :2, :2] += 0.4 * has[PLANTED][:, None, None, None]
+    x[:, :, :2, :2] += 0.45 * has[PLANTED][:, None, None, None]
     x[:, :, 7, :] += 0.03 * has["stripe"][:, None, None]
     x[:, 2, 3:5, :] -= 0.03 * has["shade"][:, None, None]
     return torch.from_numpy(x.clip(0, 1).astype(np.float32))
 
 
-def make(seed: int, *, biased: bool, n: int = 960, train: int = 1600) -> Planted:
+def make(seed: int, *, biased: bool, n: int = 1200, train: int = 1600) -> Planted:
     """Draw a world and train its model."""
     rng = np.random.default_rng([seed, int(biased)])
     patterns = rng.choice([-1.0, 1.0], size=(CLASSES, 3, SIDE, SIDE))
