@@ -151,7 +151,7 @@ WATERMARK = ProbeInfo(
     observe_function="benchmark.probes.watermark:observe",
     score_function="benchmark.probes.watermark:score",
     references=tuple(
-        Reference("EfficientNet-Lite0", metric, value, _SAMPLE, 878, low, high)
+        Reference("EfficientNet-Lite0, sample", metric, value, _SAMPLE, 878, low, high)
         for metric, value, low, high in (
             ("watermark_drop", 0.1173, 0.0937, 0.1430),
             ("watermark_carton_shift", 0.0114, 0.0062, 0.0208),

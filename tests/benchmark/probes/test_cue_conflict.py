@@ -113,16 +113,10 @@ def test_probabilities_are_read_back_from_a_record() -> None:
     from scipy.special import softmax
 
     np.testing.assert_allclose(all_probabilities(record), softmax(logits, axis=1), atol=1e-6)
+    few = order[:, :5].astype(np.int16)
+    best = np.take_along_axis(logits, order[:, :5], axis=1)
     with pytest.raises(BeyondError, match="keep 5"):
-        all_probabilities(
-            Predictions(
-                record.image_ids,
-                record.original_labels,
-                record.classes[:, :5],
-                record.logits[:, :5],
-                lse,  # type: ignore[index]
-            )
-        )
+        all_probabilities(Predictions(record.image_ids, record.original_labels, few, best, lse))
     with pytest.raises(BeyondError, match="have none"):
         all_probabilities(Predictions(record.image_ids, record.original_labels, record.classes))
 

@@ -225,9 +225,9 @@ def test_pairs_are_joined_by_id_and_not_by_place() -> None:
 
 def make_pairs(labels: list[int], plain: list[int], marked: list[int]) -> Pairs:
     nothing = np.full(len(labels), np.nan)
-    arrays = (np.array(x, dtype=np.int16) for x in (labels, plain, marked))
+    known, before, after = (np.array(x, dtype=np.int16) for x in (labels, plain, marked))
     ids = np.array([f"i{n}" for n in range(len(labels))], dtype=object)
-    return Pairs(ids, *arrays, nothing, nothing)
+    return Pairs(ids, known, before, after, nothing, nothing)
 
 
 def test_drop_and_shift_by_hand_and_their_intervals_by_statsmodels() -> None:
@@ -239,10 +239,12 @@ def test_drop_and_shift_by_hand_and_their_intervals_by_statsmodels() -> None:
     result = score_pairs(make_pairs(labels, plain, marked), {})
     drop = result.metrics["watermark_drop"]
     # Of 8 labelled images 5 are right without it (1 of them a carton) and 4 with it.
-    assert (drop.n, drop.value) == (8, pytest.approx(1 / 8))
+    assert drop.n == 8
+    assert drop.value == pytest.approx(1 / 8)
     shift = result.metrics["watermark_carton_shift"]
     # Of 8 images that are no cartons, 1 is called so without the mark and 4 with it.
-    assert (shift.n, shift.value) == (8, pytest.approx(3 / 8))
+    assert shift.n == 8
+    assert shift.value == pytest.approx(3 / 8)
     changed = result.metrics["watermark_changed"]
     assert (changed.n, changed.value) == (10, 0.6)
     assert (changed.ci_low, changed.ci_high) == pytest.approx(proportion_confint(6, 10, method="wilson"))
