@@ -206,9 +206,7 @@ def choose_images(
     if len(known) < len(rows):
         warn(f"{len(rows) - len(known):,} images have no known original label and are not attacked")
     if not known:
-        raise BeyondError(
-            "there is no image to attack: the robustness track needs images with original labels"
-        )
+        raise BeyondError("there is no image to attack: attacks need images with original labels")
     return known if limit is None else known[:limit]
 
 
@@ -249,7 +247,7 @@ def attack(
     for epsilon in sorted(set(settings.epsilons)):
         suite = SUITES[settings.suite](settings.threat, epsilon)
         # As JSON has it, where a tuple is a list.
-        described = _plain(suite.describe())
+        described = plain(suite.describe())
         info = AttackInfo(
             threat=settings.threat,
             epsilon=epsilon,
@@ -257,7 +255,7 @@ def attack(
             note=suite.note,
             seed=settings.seed,
             settings=described,
-            execution=_plain((settings.execution or attacks.Execution.fast()).describe()),
+            execution=plain((settings.execution or attacks.Execution.fast()).describe()),
             label_sets={labels.source: labels.revision} if labels is not None and sets else {},
         )
         old = known.get(info.key)
@@ -352,7 +350,7 @@ def _evaluate(
         info.model_copy(
             update={
                 "note": report.suite.note,
-                "execution": _plain(report.settings["execution"]),
+                "execution": plain(report.settings["execution"]),
                 "environment": {
                     "batch_size": report.settings["batch_size_at_end"],
                     "device": report.settings["device"],
@@ -383,12 +381,12 @@ def _explain(error: RuntimeError) -> Exception:
     return error
 
 
-def _plain(value: Any) -> Any:
-    """Settings as JSON has them."""
+def plain(value: Any) -> Any:
+    """Settings as JSON has them, where a tuple is a list."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return value
 
 

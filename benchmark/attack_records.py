@@ -330,13 +330,9 @@ def compact(run: Path) -> None:
         for f in ROWS_SCHEMA
     ]
     table = pa.Table.from_arrays(columns, schema=ROWS_SCHEMA)
-    records.write_part(run / ROBUSTNESS, _next_index(paths), table)
+    records.write_part(run / ROBUSTNESS, records.next_index(run / ROBUSTNESS), table)
     for path in paths:
         path.unlink()
-
-
-def _next_index(paths: Sequence[Path]) -> int:
-    return 1 + max((int(path.name.split("-")[1]) for path in paths), default=-1)
 
 
 def part_seconds() -> float:
@@ -367,7 +363,7 @@ class AttackWriter:
     def __enter__(self) -> AttackWriter:
         """Find where to go on."""
         for kind in (ROBUSTNESS, ADVERSARIALS):
-            self._next[kind] = _next_index(records.part_paths(self.run / kind))
+            self._next[kind] = records.next_index(self.run / kind)
         self.stored = adversarial_names(self.run)
         return self
 
@@ -439,7 +435,7 @@ def prune_adversarials(run: Path) -> None:
     """Remove the adversarials that no row names any more, such as those that a closer one replaced."""
     wanted = set(read_attacks(run).table["adversarial"])
     paths = records.part_paths(run / ADVERSARIALS)
-    index = _next_index(paths)
+    index = records.next_index(run / ADVERSARIALS)
     for path in paths:
         table = pq.read_table(path, partitioning=None)
         keep = [name in wanted for name in table["adversarial"].to_pylist()]

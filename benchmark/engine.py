@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +72,7 @@ def predict(
     *,
     done: set[str],
     warn: Callable[[str], None],
+    transform: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] | None = None,
 ) -> Summary:
     """Record the predictions of `classifier` on every image that has none yet. The run must be locked.
 
@@ -82,6 +83,7 @@ def predict(
         settings: How.
         done: Ids that have a record already.
         warn: Called with one line for whatever the user should know.
+        transform: What a probe does to the pixels that the model is about to see, uint8 (N, H, W, 3).
 
     Raises:
         BeyondError: An image cannot be read (unless `skip_errors`), or the model breaks its contract.
@@ -106,6 +108,8 @@ def predict(
         for batch in decoder.batches(batches()):
             if batch.failures and not settings.skip_errors:
                 raise BeyondError(batch.failures[0].message)
+            if transform is not None and len(batch):
+                batch = replace(batch, pixels=transform(batch.pixels))
             plan[0].add(batch, forward)
             for note in batch.notes:
                 summary.notes.setdefault(note.kind, []).append(note.image_id)

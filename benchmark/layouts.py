@@ -140,6 +140,20 @@ def _open_by_wnid(name: str, folder: Path, class_folders: list[str]) -> ImageSet
     return found.finish(name, _FilePlaces(str(folder), np.array(names, dtype=object)))
 
 
+def open_unlabelled(name: str, folder: Path, files: Sequence[str]) -> ImageSet:
+    """Images that have no ImageNet class, such as those of a probe: every label is −1.
+
+    Args:
+        name: Name of the set.
+        folder: Where the files are.
+        files: Paths below `folder`; an image's id is the stem of its file.
+    """
+    found = _Found()
+    for file in files:
+        found.add(Path(file).stem, -1, (folder / file).stat().st_size, str(folder / file))
+    return found.finish(name, _FilePlaces(str(folder), np.array(files, dtype=object)))
+
+
 def open_sample() -> ImageSet:
     """The 20 photographs of the package foolbox; imagenet_00_243.jpg is of class 243."""
     try:

@@ -182,6 +182,11 @@ def part_paths(folder: Path) -> list[Path]:
     return [path for match, path in sorted(named, key=lambda item: (int(item[0].group(1)), item[1].name))]
 
 
+def next_index(folder: Path) -> int:
+    """Number for the next part of a folder whose records are only ever appended."""
+    return 1 + max((int(path.name.split("-")[1]) for path in part_paths(folder)), default=-1)
+
+
 def part_is_sound(path: Path) -> bool:
     """Whether a part's bytes still have the checksum that its name carries."""
     match = _PART.fullmatch(path.name)

@@ -6,6 +6,8 @@ RUN/predictions/part-*.parquet      the records (see `benchmark.records`)
 RUN/skipped/part-*.parquet          images that could not be read, with the reason
 RUN/robustness/part-*.parquet      verdicts of attacks (see `benchmark.attack_records`)
 RUN/adversarials/part-*.parquet    the adversarial images: pixels, never to be published
+RUN/criticism/part-*.parquet       distances to the decision boundary; beside them choices, slices, attributes
+RUN/probes/NAME/                   records of the standard probes
 RUN/features/, RUN/explanations/   what `beyond explain` makes: pixels, never to be published
 RUN/quarantine/                     parts that were damaged and made again
 RUN/scorecard.json                  made from the above and the label sets alone
@@ -35,11 +37,14 @@ from annotations.classes import NUM_VALIDATION_IMAGES, validation_number
 from annotations.errors import BeyondError
 from benchmark import records
 from benchmark.attack_records import ADVERSARIALS, ROBUSTNESS, AttackInfo, has_attacks, read_attacks
+from benchmark.criticism.info import CriticismInfo, DistancesInfo
+from benchmark.criticism.records import CRITICISM, has_distances
 from benchmark.records import Predictions
-from benchmark.scorecard import SCORECARD_FILE, AnnotationsInfo, Cell, ImagesInfo, ModelInfo, Scorecard
+from benchmark.scorecard import SCORECARD_FILE, AnnotationsInfo, Cell, ImagesInfo, ModelInfo, Scorecard, Track
 
 if TYPE_CHECKING:
     from annotations.judgements import LabelSets
+    from benchmark.tracks.criticism import CriticismResult
     from benchmark.tracks.rectified import RectifiedResult
     from benchmark.tracks.robustness import RobustnessResult
 
@@ -63,6 +68,7 @@ class RunInfo(BaseModel):
     )
     annotations: list[str] = Field(default_factory=list, description="Label sets it was last scored against.")
     attacks: list[AttackInfo] = Field(default_factory=list, description="Suites it was attacked with.")
+    criticism: CriticismInfo | None = Field(default=None, description="How it was criticized.")
 
     def identity(self) -> dict[str, Any]:
         """Model, preprocessing, images and settings; not the machine, the batch size or the annotations."""
@@ -229,6 +235,8 @@ def clear(run: Path) -> None:
         records.QUARANTINE,
         ROBUSTNESS,
         ADVERSARIALS,
+        CRITICISM,
+        "probes",
         "features",
         "explanations",
     ):
@@ -278,6 +286,14 @@ def write_predictions(run: Path, predictions: Predictions, info: RunInfo, *, ove
                 return
         shutil.rmtree(run / records.PREDICTIONS, ignore_errors=True)
         records.write_part(run / records.PREDICTIONS, 0, predictions.to_arrow(), durable=False)
+
+
+CHOICES_FILE = "choices.csv"
+
+
+def write_choices(run: Path, result: CriticismResult) -> None:
+    """Write the prototypes and criticisms of every class beside the records that they follow from."""
+    write_atomically(run / CRITICISM / CHOICES_FILE, result.choices().to_csv(index=False))
 
 
 # ---------------------------------------------------------------------------------------------------- scoring
@@ -340,6 +356,62 @@ def robustness_result(run: Path, labels: Mapping[str, LabelSets]) -> RobustnessR
     return score_robustness(read_attacks(run), labels, read_run(run).attacks)
 
 
+def save_criticism(run: Path, criticism: CriticismInfo) -> None:
+    """Write how a run is criticized into `run.json`, keeping what it says of distances."""
+    info = read_run(run)
+    there = info.criticism.distances if info.criticism else []
+    write_run(run, info.model_copy(update={"criticism": criticism.model_copy(update={"distances": there})}))
+
+
+def save_distances(run: Path, distances: DistancesInfo) -> None:
+    """Write what a measurement was into `run.json`, in place of what it said of the same one before."""
+    info = read_run(run)
+    criticism = info.criticism or CriticismInfo()
+    kept = {old.key: old for old in criticism.distances} | {distances.key: distances}
+    criticism = criticism.model_copy(update={"distances": [kept[key] for key in sorted(kept)]})
+    write_run(run, info.model_copy(update={"criticism": criticism}))
+
+
+def criticism_result(run: Path, labels: Mapping[str, LabelSets]) -> CriticismResult | None:
+    """The criticism track of a run without its probes, from records and label sets, if it has any."""
+    if not has_distances(run):
+        return None
+    from benchmark.criticism.evidence import gather
+    from benchmark.tracks.criticism import score_criticism
+
+    return score_criticism(gather(run, labels, read_run(run).criticism or CriticismInfo()))
+
+
+def criticism_track(
+    run: Path, labels: Mapping[str, LabelSets]
+) -> tuple[Track | None, CriticismResult | None]:
+    """The criticism track of a run with its probes, and what is behind it; None for a run without either."""
+    from benchmark.probes import execution
+    from benchmark.tracks import CRITICISM as INFO
+
+    result = criticism_result(run, labels)
+    if result is None and not (run / execution.FOLDER).is_dir():
+        return None, None
+    distances = None
+    if result is not None:
+        found = result.distances
+        distances = dict(zip(map(str, found.image_ids), found.distance.tolist()))
+    probes, missing = execution.score_all(run, labels, distances=distances)
+    metrics, tables, notes = execution.merge(probes)
+    track = result.track if result is not None else Track(version=INFO.version)
+    merged = {**track.metrics, **metrics}
+    order = [info.name for info in INFO.metrics]
+    known = {name: merged[name] for name in order if name in merged}
+    track = track.model_copy(
+        update={
+            "metrics": {**known, **merged},
+            "tables": {**track.tables, **{name: rows for name, rows in tables.items() if rows}},
+            "notes": [*track.notes, *notes, *missing],
+        }
+    )
+    return track, result
+
+
 def score_run(
     run: Path, annotations: Sequence[str] | None = None, *, labels: Mapping[str, LabelSets] | None = None
 ) -> Scorecard:
@@ -358,6 +430,9 @@ def score_run(
             note = f"{skipped} images could not be read and are in no number; see {records.SKIPPED}/."
             track = track.model_copy(update={"notes": [*track.notes, note]})
         attacked = robustness_result(run, labels)
+        criticized, criticism = criticism_track(run, labels)
+        if criticism is not None:
+            write_choices(run, criticism)
         versions = info.environment.get("versions", {})
         provenance: dict[str, Cell] = {
             name: versions[name] for name in ("beyond-accuracy", "torch") if name in versions
@@ -368,7 +443,9 @@ def score_run(
             images=info.images.model_copy(update={"n": len(result.image_ids), "skipped": skipped}),
             annotations=AnnotationsInfo(sources={name: sets.revision for name, sets in labels.items()}),
             provenance=provenance,
-            tracks={"rectified": track} | ({"robustness": attacked.track} if attacked else {}),
+            tracks={"rectified": track}
+            | ({"robustness": attacked.track} if attacked else {})
+            | ({"criticism": criticized} if criticized else {}),
         )
         write_atomically(run / SCORECARD_FILE, scorecard.to_json())
         if info.annotations != specs:

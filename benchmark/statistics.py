@@ -211,6 +211,40 @@ def ratio_of_errors(both: Numbers, only_a: Numbers, only_b: Numbers, *, z: Numbe
     return Interval(np.where(nothing | (b == 0), 0.0, low), np.where(nothing | (a == 0), np.inf, high))
 
 
+def ratio_of_shares(k1: Numbers, n1: Numbers, k2: Numbers, n2: Numbers, *, z: Numbers = Z95) -> Interval:
+    """Koopman's score interval for share 1 / share 2 of two independent samples.
+
+    Koopman 1984, Biometrics 40:513: (p1 − R p2)² / (p̃1 (1 − p̃1) / n1 + R² p̃2 (1 − p̃2) / n2) ≤ z², with the
+    maximum-likelihood estimates p̃1 = R p̃2 in closed form. It holds where a count is 0 or full.
+
+    Args:
+        k1: Successes of sample 1.
+        n1: Its size, ≥ 1.
+        k2: Successes of sample 2.
+        n2: Its size, ≥ 1.
+        z: Critical value.
+
+    Returns:
+        The interval in [0, ∞]; [0, ∞] where there is no success at all.
+    """
+    k1, n1, k2, n2, z = (np.asarray(x, dtype=np.float64) for x in np.broadcast_arrays(*(k1, n1, k2, n2, z)))
+    p1, p2 = k1 / n1, k2 / n2
+
+    def signed_root(log_ratio: FloatArray) -> FloatArray:
+        r = np.exp(log_ratio)
+        a, b, c = (n1 + n2) * r, n1 * r + k1 + n2 + k2 * r, k1 + k2
+        # The smaller root, in the form that loses no digits.
+        q2 = np.clip(2 * c / (b + np.sqrt(np.maximum(b * b - 4 * a * c, 0))), 0, np.minimum(1, 1 / r))
+        q1 = np.minimum(r * q2, 1.0)
+        variance = q1 * (1 - q1) / n1 + r * r * q2 * (1 - q2) / n2
+        return _safe(r * p2 - p1, np.sqrt(np.maximum(variance, 0)))
+
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        far, ends = np.full((2, *k1.shape), 25.0), np.stack([-z, z])
+        low, high = np.exp(_solve(lambda x: signed_root(x) - ends, -far, far))
+    return Interval(np.where(k1 == 0, 0.0, low), np.where(k2 == 0, np.inf, high))
+
+
 def mcnemar(only_a: Numbers, only_b: Numbers, *, mid_p: bool = False) -> FloatArray:
     """Exact two-sided p value that two classifiers are equally often right on the same images.
 
@@ -241,7 +275,7 @@ def mcnemar(only_a: Numbers, only_b: Numbers, *, mid_p: bool = False) -> FloatAr
     return np.asarray(np.minimum(p, 1.0), dtype=np.float64)
 
 
-def median_interval(values: Numbers) -> tuple[float, Interval]:
+def median_interval(values: Numbers, *, z: float = Z95) -> tuple[float, Interval]:
     """Median and an interval from order statistics, with no assumption on the distribution.
 
     How many of n values lie below the median is Binomial(n, ½), so the k-th smallest and k-th largest hold it
@@ -261,9 +295,9 @@ def median_interval(values: Numbers) -> tuple[float, Interval]:
     middle = x[(n - 1) // 2 : n // 2 + 1]
     # Not the mean of the two, which is NaN for an infinite pair and nothing that was measured otherwise.
     value = float(middle.mean()) if np.isfinite(middle).all() else float(middle[-1])
-    # The largest k with P(fewer than k below) ≤ 2.5 %.
+    # The largest k with P(fewer than k below) at most the tail.
     below = special.bdtr(np.arange(n), n, 0.5)
-    k = int((below <= 0.025).sum())
+    k = int((below <= special.ndtr(-z)).sum())
     if k == 0:
         return value, Interval(np.asarray(-np.inf), np.asarray(np.inf))
     return value, Interval(np.asarray(x[k - 1]), np.asarray(x[n - k]))
@@ -295,6 +329,192 @@ def paired_difference(only_a: Numbers, only_b: Numbers, n: Numbers, *, z: Number
 
     one, ends = np.ones((2, *n.shape)), np.stack([-z, z])
     return Interval(*_solve(lambda x: signed_root(x) - ends, -one, one))
+
+
+class Difference(NamedTuple):
+    """A difference of two shares with both ends of its interval."""
+
+    value: FloatArray
+    low: FloatArray
+    high: FloatArray
+
+
+def newcombe(a: Numbers, n_a: Numbers, b: Numbers, n_b: Numbers, *, z: Numbers = Z95) -> Difference:
+    """Difference of two independent shares, a/n_a − b/n_b, with Newcombe's hybrid score interval.
+
+    Newcombe 1998, Statistics in Medicine 17:873, method 10: Wilson's limits of each share, put together as
+    their distances from the shares would be. NaN, and [−1, 1], where either n is 0.
+
+    Args:
+        a: Cases among the first n_a.
+        n_a: Size of the first group.
+        b: Cases among the second n_b.
+        n_b: Size of the second group.
+        z: Critical value.
+
+    Example:
+        >>> value, low, high = newcombe(56, 70, 48, 80)
+        >>> round(float(value), 4), round(float(low), 4), round(float(high), 4)
+        (0.2, 0.0524, 0.3339)
+    """
+    a, n_a, b, n_b = (np.asarray(x, dtype=np.float64) for x in np.broadcast_arrays(a, n_a, b, n_b))
+    first, second = wilson(a, n_a, z=z), wilson(b, n_b, z=z)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p, q = a / n_a, b / n_b
+        value = p - q
+        low = value - np.sqrt((p - first.low) ** 2 + (second.high - q) ** 2)
+        high = value + np.sqrt((first.high - p) ** 2 + (q - second.low) ** 2)
+    empty = (n_a == 0) | (n_b == 0)
+    return Difference(
+        np.where(empty, np.nan, value),
+        np.where(empty, -1.0, np.maximum(low, -1.0)),
+        np.where(empty, 1.0, np.minimum(high, 1.0)),
+    )
+
+
+def mantel_haenszel_difference(
+    a: Numbers, n_a: Numbers, b: Numbers, n_b: Numbers, *, z: Numbers = Z95
+) -> Difference:
+    """Difference of two shares within strata: the Mantel–Haenszel risk difference, with Sato's variance.
+
+    The value is Σ w_s (a_s/n_as − b_s/n_bs) / Σ w_s with w_s = n_as n_bs / (n_as + n_bs) (Greenland & Robins
+    1985, Biometrics 41:55); its variance holds for many small strata as for few large ones (Sato 1989,
+    Biometrics 45:1323). A single stratum gets Newcombe's interval, which also holds near the ends.
+
+    Args:
+        a: (S,), cases among the first group of each stratum.
+        n_a: (S,), its size.
+        b: (S,), cases among the second group.
+        n_b: (S,), its size.
+        z: Critical value.
+
+    Returns:
+        Scalars; the interval is cut at [−1, 1]. NaN where no stratum has both groups.
+    """
+    a, n_a, b, n_b = (
+        np.atleast_1d(np.asarray(x, dtype=np.float64)) for x in np.broadcast_arrays(a, n_a, b, n_b)
+    )
+    both = (n_a > 0) & (n_b > 0)
+    a, n_a, b, n_b = a[both], n_a[both], b[both], n_b[both]
+    if len(a) == 0:
+        return Difference(np.asarray(np.nan), np.asarray(-1.0), np.asarray(1.0))
+    if len(a) == 1:
+        only = newcombe(a[0], n_a[0], b[0], n_b[0], z=z)
+        return Difference(*(np.asarray(x) for x in only))
+    n = n_a + n_b
+    weight = (n_a * n_b / n).sum()
+    value = ((a * n_b - b * n_a) / n).sum() / weight
+    p = (n_a**2 * b - n_b**2 * a + n_a * n_b * (n_b - n_a) / 2) / n**2
+    q = (a * (n_b - b) + b * (n_a - a)) / (2 * n)
+    half = np.asarray(z) * np.sqrt(np.maximum(value * p.sum() + q.sum(), 0)) / weight
+    return Difference(
+        np.asarray(value),
+        np.asarray(np.maximum(value - half, -1.0)),
+        np.asarray(np.minimum(value + half, 1.0)),
+    )
+
+
+def _hypergeometric(n_a: int, n_b: int, cases: int) -> tuple[int, FloatArray]:
+    """Smallest possible number of cases in the first group, and the probability of it and each larger one."""
+    low, high = max(0, cases - n_b), min(cases, n_a)
+    x = np.arange(low, high + 1)
+    logs = (
+        special.gammaln(n_a + 1) - special.gammaln(x + 1) - special.gammaln(n_a - x + 1)
+        + special.gammaln(n_b + 1) - special.gammaln(cases - x + 1) - special.gammaln(n_b - cases + x + 1)
+    )  # fmt: skip
+    weights = np.exp(logs - logs.max())
+    return low, weights / weights.sum()
+
+
+class ExactTest(NamedTuple):
+    """An exact test: its two-sided p value, and the smallest that its margins allow at all."""
+
+    p: float
+    least: float
+
+
+def stratified_exact(a: Numbers, n_a: Numbers, b: Numbers, n_b: Numbers) -> ExactTest:
+    """Exact two-sided test that two groups have the same share of cases within every stratum.
+
+    Given the margins of each stratum, the number of cases in the first groups, summed over strata, is a sum
+    of independent hypergeometric numbers (Cox & Snell 1989, Analysis of Binary Data, 2.1; with one stratum
+    it is Fisher's exact test). p is the probability of all sums that are no likelier than the one seen.
+
+    Args:
+        a: (S,), cases among the first group of each stratum.
+        n_a: (S,), its size.
+        b: (S,), cases among the second group.
+        n_b: (S,), its size.
+
+    Example:
+        >>> round(stratified_exact([8], [10], [1], [10]).p, 4)
+        0.0055
+    """
+    a, n_a, b, n_b = (
+        np.atleast_1d(np.asarray(x, dtype=np.int64)) for x in np.broadcast_arrays(a, n_a, b, n_b)
+    )
+    total, low, chances = 0, 0, np.ones(1)
+    for a_s, n_as, b_s, n_bs in zip(a.tolist(), n_a.tolist(), b.tolist(), n_b.tolist()):
+        cases = a_s + b_s
+        if not n_as or not n_bs or cases in (0, n_as + n_bs):
+            continue  # such a stratum can only come out one way
+        start, part = _hypergeometric(n_as, n_bs, cases)
+        low, total = low + start, total + a_s
+        chances = np.convolve(chances, part)
+    seen = chances[total - low]
+    # A sum as likely as the one seen counts, though rounding may make it a little likelier.
+    p = chances[chances <= seen * (1 + 1e-7)].sum() / chances.sum()
+    ends = min(chances[0], chances[-1])
+    least = chances[chances <= ends * (1 + 1e-7)].sum() / chances.sum()
+    return ExactTest(float(min(p, 1.0)), float(min(least, 1.0)))
+
+
+def benjamini_yekutieli(p: Numbers) -> FloatArray:
+    """Adjusted p values that control the false discovery rate under any dependence.
+
+    Benjamini & Yekutieli 2001, Annals of Statistics 29:1165, theorem 1.3: step-up, with m replaced by
+    m Σ_{i ≤ m} 1/i. Rejecting what is at most q keeps the expected share of false rejections at or below q.
+
+    Args:
+        p: (M,), p values of everything that was tested.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    m = len(p)
+    if not m:
+        return p.copy()
+    order = np.argsort(p, kind="stable")
+    scaled = p[order] * m * (1 / np.arange(1, m + 1)).sum() / np.arange(1, m + 1)
+    adjusted = np.empty(m)
+    adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    return adjusted
+
+
+def rank_correlation(x: Numbers, y: Numbers, *, z: float = Z95) -> tuple[float, Interval]:
+    """Spearman's rank correlation of two measurements of the same things, with an interval.
+
+    Fisher's z with the variance (1 + r²/2) / (n − 3) (Bonett & Wright 2000, Psychometrika 65:23). NaN where
+    one of the two does not vary; [−1, 1] below n = 4.
+    """
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    ranks = [_mean_ranks(v) for v in (x, y)]
+    n = len(x)
+    spread = [float(r.std()) if n else 0.0 for r in ranks]
+    if n < 2 or min(spread) == 0:
+        return float("nan"), Interval(np.asarray(-1.0), np.asarray(1.0))
+    centred = [r - r.mean() for r in ranks]
+    r = float(np.clip((centred[0] * centred[1]).mean() / (spread[0] * spread[1]), -1.0, 1.0))
+    if n < 4:
+        return r, Interval(np.asarray(-1.0), np.asarray(1.0))
+    middle = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
+    half = z * np.sqrt((1 + r * r / 2) / (n - 3))
+    return r, Interval(np.asarray(np.tanh(middle - half)), np.asarray(np.tanh(middle + half)))
+
+
+def _mean_ranks(values: FloatArray) -> FloatArray:
+    """Ranks from 1, ties at their mean."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2)[inverse], dtype=np.float64)
 
 
 class PredictionPowered(NamedTuple):

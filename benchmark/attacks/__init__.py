@@ -5,7 +5,7 @@ A library over torch alone: a callable model and tensors in, verdicts and advers
 
 from benchmark.attacks.apgd import APGD
 from benchmark.attacks.attack import Attack
-from benchmark.attacks.closest import DDN, DeepFool
+from benchmark.attacks.closest import DDN, FMN, DeepFool
 from benchmark.attacks.execution import Execution, Net, NoGradientError
 from benchmark.attacks.fab import FAB
 from benchmark.attacks.geometry import Norm
@@ -15,13 +15,14 @@ from benchmark.attacks.hybrid import Hybrid
 from benchmark.attacks.masking import Finding
 from benchmark.attacks.scheduler import Done, Example, Outcome, Progress, Report, evaluate, evaluate_curve
 from benchmark.attacks.square import Square
-from benchmark.attacks.suites import Suite, curve, minimal, quick, standard
+from benchmark.attacks.suites import Suite, boundary, curve, minimal, quick, standard
 
 __all__ = [
     "APGD",
     "DDN",
     "FAB",
     "FGSM",
+    "FMN",
     "PGD",
     "Attack",
     "DeepFool",
@@ -39,6 +40,7 @@ __all__ = [
     "Report",
     "Square",
     "Suite",
+    "boundary",
     "curve",
     "evaluate",
     "evaluate_curve",

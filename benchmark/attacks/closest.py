@@ -1,4 +1,4 @@
-"""DeepFool and DDN: attacks that look for the smallest perturbation."""
+"""DeepFool, DDN and FMN: attacks that look for the smallest perturbation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 
 from benchmark.attacks.attack import Attack, ClosestState, Runs, common, note_flat
 from benchmark.attacks.execution import Net
-from benchmark.attacks.geometry import Norm, norm_of, per_row
-from benchmark.attacks.goals import best_inside, cross_entropy, has_left, targets
+from benchmark.attacks.geometry import Norm, norm_of, per_row, random_start
+from benchmark.attacks.goals import best_inside, cross_entropy, has_left, margin, targets
 
 
 @dataclass
@@ -174,5 +174,106 @@ class DDN(Attack[DDNState]):
         state.radius = state.radius * torch.where(left, 1 - self.gamma, 1 + self.gamma).to(x.dtype)
         length = norm_of(turned, "l2").clamp_min(1e-12)
         state.delta = turned * per_row(state.radius / length, x)
+        state.step += 1
+        state.done = state.step >= self.steps
+
+
+@dataclass
+class FMNState(ClosestState):
+    """State of FMN.
+
+    Attributes:
+        delta: Perturbation to evaluate next, (B, C, H, W).
+        radius: Length that it may have, (B,); infinite before the first step.
+    """
+
+    delta: torch.Tensor
+    radius: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class FMN(Attack[FMNState]):
+    """Fast minimum norm: a radius that follows the boundary, and gradient steps within it.
+
+    Pintor et al. 2021, "Fast minimum-norm adversarial attacks through adaptive norm constraints", algorithm
+    1, with the margin as loss: until the first adversarial the radius is where the linearised margin is zero;
+    then it shrinks by a factor at adversarial points and grows by one elsewhere. Steps are in units of the
+    radius, not of pixels, so that no setting depends on how robust the model is; and the estimate of the
+    radius is pushed a little, so that an exactly linear model is crossed rather than touched.
+
+    Attributes:
+        steps: Iterations.
+        first_step: First step, in units of the radius; cosine-annealed to `last_step`.
+        last_step: Last step.
+        first_gamma: First change of the radius; cosine-annealed to `last_gamma`.
+        last_gamma: Last change.
+        push: Factor on the estimate of the radius.
+        random: Begin at a random point, `random_radius` away, instead of at the image.
+        random_radius: Length of the random start.
+    """
+
+    name: ClassVar[str] = "fmn"
+    norms: ClassVar[tuple[Norm, ...]] = ("l2",)
+
+    norm: Norm = "l2"
+    steps: int = 50
+    first_step: float = 1.0
+    last_step: float = 0.1
+    first_gamma: float = 0.1
+    last_gamma: float = 0.01
+    push: float = 1.02
+    random: bool = False
+    random_radius: float = 0.1
+
+    @property
+    def minimal(self) -> bool:
+        """FMN looks for the closest adversarial."""
+        return True
+
+    @property
+    def passes(self) -> float:
+        """A gradient at each point visited."""
+        return 3 * self.steps
+
+    def start(self, net: Net, runs: Runs) -> FMNState:
+        """Begin at the clean image, or near it."""
+        rows = len(runs.x0)
+        delta = torch.zeros_like(runs.x0)
+        if self.random:
+            delta = random_start(runs.x0, runs.key, self.random_radius, "l2") - runs.x0
+        return FMNState(
+            **common(net, runs),
+            best=runs.x0.clone(),
+            distance=runs.x0.new_full((rows,), torch.inf),
+            delta=delta,
+            radius=runs.x0.new_full((rows,), torch.inf),
+        )
+
+    def step(self, net: Net, state: FMNState) -> None:
+        """Evaluate, adapt the radius, and step."""
+        x = (state.x0 + state.delta).clamp(0, 1)
+        delta = x - state.x0
+        state.point = x
+        state.logits, gap, gradient = net.gradient(x, lambda z: margin(z, state.inside))
+        note_flat(state, gradient)
+        left = has_left(state.logits, state.inside)
+        length = norm_of(delta, "l2")
+        better = left & (length < state.distance)
+        rows = better.nonzero()[:, 0]
+        state.best[rows] = x[rows]
+        state.distance = torch.where(better, length, state.distance)
+
+        share = (1 + torch.cos(math.pi * state.step.to(x.dtype) / self.steps)) / 2
+        size = self.last_step + (self.first_step - self.last_step) * share
+        gamma = self.last_gamma + (self.first_gamma - self.last_gamma) * share
+        slope = norm_of(gradient, "l2").clamp_min(1e-12)
+        grown = torch.where(
+            state.distance.isfinite(), state.radius * (1 + gamma), length + self.push * gap.abs() / slope
+        )
+        shrunk = torch.minimum(state.radius * (1 - gamma), state.distance)
+        state.radius = torch.where(left, shrunk, grown)
+        turned = delta + per_row(size * state.radius / slope, x) * gradient
+        reach = (state.radius / norm_of(turned, "l2").clamp_min(1e-12)).clamp(max=1)
+        state.delta = turned * per_row(reach, x)
         state.step += 1
         state.done = state.step >= self.steps

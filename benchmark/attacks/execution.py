@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -38,6 +38,8 @@ class Execution:
             of it, must offer `set_grad_checkpointing`.
         freeze: Run a frozen copy on a CPU in float32, see `benchmark.attacks.frozen`. Where the network or
             the other options do not allow it, it runs without, and `Net.unfrozen` says why.
+        block: Run exactly so many rows at a time, the last block filled up with copies, so that a row's
+            logits and gradients do not depend, even in their rounding, on how many rows there are.
     """
 
     channels_last: bool = False
@@ -46,6 +48,7 @@ class Execution:
     compile: bool = False
     checkpointing: bool = False
     freeze: bool = False
+    block: int | None = None
 
     @classmethod
     def fast(cls) -> Execution:
@@ -204,7 +207,7 @@ class Net:
         self._run = model if self.frozen is not None else self._prepare(model, example)
 
     def _prepare(self, model: Model, example: torch.Tensor | None) -> Model:
-        options = self.execution
+        options = replace(self.execution, block=None)
         if options == Execution():
             return model
         if not isinstance(model, nn.Module):
@@ -261,6 +264,21 @@ class Net:
         if self.frozen is not None and x.shape[1:] == self.frozen.size:
             frozen: torch.Tensor = self.frozen.graph(x.contiguous(memory_format=torch.channels_last))
             return frozen
+        block = self.execution.block
+        if block is None or len(x) == block:
+            return self._forward(x)
+        parts = []
+        for rows in chunks(len(x), block):
+            part = x[rows]
+            missing = block - len(part)
+            if missing:
+                filled = torch.cat([part, part[-1:].detach().expand(missing, *part.shape[1:])])
+                parts.append(self._forward(filled)[: len(part)])
+            else:
+                parts.append(self._forward(part))
+        return torch.cat(parts)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.protect:
             x = x.clone()
         if self.execution.channels_last and x.shape[1] > 1:

@@ -9,7 +9,7 @@ from typing import Any
 from annotations.errors import BeyondError
 from benchmark.attacks.apgd import APGD
 from benchmark.attacks.attack import Attack
-from benchmark.attacks.closest import DDN, DeepFool
+from benchmark.attacks.closest import DDN, FMN, DeepFool
 from benchmark.attacks.fab import FAB
 from benchmark.attacks.geometry import Norm
 from benchmark.attacks.gradient import FGSM, PGD
@@ -126,6 +126,34 @@ def minimal(norm: Norm, *, targeted: bool = True) -> Suite:
         None,
         (DeepFool(norm=norm), *ddn, FAB(norm=norm, targeted=targeted)),
     )
+
+
+BOUNDARY_TIERS = ("quick", "standard", "full")
+"""Budgets of `boundary`, ascending."""
+
+
+def boundary(tier: str, *, random: bool = False) -> Suite:
+    """The smallest L2 perturbations found within a budget, for the distance to the decision boundary.
+
+    A larger tier runs every attack of the smaller ones with at least their budget, and more.
+
+    Args:
+        tier: One of `BOUNDARY_TIERS`.
+        random: Let FMN begin at a random point, so that the seed matters; the other attacks know no chance.
+    """
+    fmn = {"quick": 20, "standard": 50, "full": 100}
+    if tier not in fmn:
+        raise BeyondError(f"no tier {tier!r} of distances: use {', '.join(BOUNDARY_TIERS)}")
+    few = 4 if tier == "quick" else 9
+    attacks: list[Attack[Any]] = [
+        DeepFool(norm="l2", candidates=few),
+        FMN(steps=fmn[tier], random=random),
+    ]
+    if tier != "quick":
+        attacks.append(DDN(first_radius=0.5))
+    if tier == "full":
+        attacks.append(FAB(norm="l2", targeted=True))
+    return Suite(f"boundary-{tier}", "an upper bound on the distance", "l2", None, tuple(attacks))
 
 
 def curve(norm: Norm, radii: Sequence[float], *, tier: str = "standard") -> list[Suite]:

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from annotations.judgements import LabelSets
     from benchmark.attacks import Execution
     from benchmark.classifier import Classifier
+    from benchmark.criticism.settings import CriticismSettings
     from benchmark.engine import Settings
     from benchmark.images import ImageSet
     from benchmark.scorecard import Scorecard
 
-TRACKS = ("rectified", "robustness")
-TIERS = ("quick", "standard", "curve", "minimal")
+TRACKS = ("rectified", "robustness", "criticism")
+TIERS = ("quick", "standard", "curve", "full", "minimal")
 EXECUTION = ("channels-last", "fold", "freeze", "compile", "checkpointing", "bfloat16", "float16", "none")
 
 
@@ -93,7 +94,8 @@ json_option = click.option(
 @click.option(
     "--tier",
     type=click.Choice(TIERS),
-    help="Robustness: budgets, a curve over radii, or the smallest perturbations. [default: quick]",
+    help="Robustness, criticism: budgets; curve and full: robustness at every radius; minimal: the smallest "
+    "perturbations. [default: quick]",
 )
 @click.option(
     "--eps",
@@ -105,11 +107,21 @@ json_option = click.option(
 @click.option(
     "--attack-ids",
     type=click.Path(path_type=Path),
-    help="Robustness: attack only the images this file lists.",
+    help="Robustness, criticism: attack only the images this file lists.",
 )
-@click.option("--attack-limit", type=click.IntRange(1), help="Robustness: attack only the first N images.")
 @click.option(
-    "--attack-batch-size", type=click.IntRange(1, 65536), help="Robustness: images at a time. [default: 32]"
+    "--attack-limit", type=click.IntRange(1), help="Robustness, criticism: attack only the first N images."
+)
+@click.option(
+    "--attack-batch-size",
+    type=click.IntRange(1, 65536),
+    help="Robustness, criticism: images at a time. [default: 32; criticism: by tier]",
+)
+@click.option(
+    "--attributes",
+    callback=split_list,
+    metavar="NAME,…",
+    help="Criticism: imagenet-x, co-occurrence, or CSV or Parquet files. [default: the first two]",
 )
 @click.option(
     "--seed", type=click.IntRange(0), help="Robustness: seed of the attacks, recorded. [default: 0]"
@@ -136,7 +148,7 @@ def score(models: tuple[str, ...], prediction_file: Path | None, **options: Any)
     beyond score efficientnet-lite0 --images sample
     beyond score timm:resnet50.a1_in1k --images ILSVRC2012_img_val --annotations real,consolidated
     beyond score --predictions resnet50.npy --annotations real,mla
-    beyond score efficientnet-lite0 --images sample --tracks rectified,robustness
+    beyond score efficientnet-lite0 --images sample --tracks rectified,robustness,criticism
 
     A run that was stopped goes on where it was when the same command is given again.
     """  # noqa: D301 - a backslash-b keeps click from joining the lines
@@ -146,10 +158,12 @@ def score(models: tuple[str, ...], prediction_file: Path | None, **options: Any)
 
         raise BeyondError(did_you_mean(unknown[0], list(TRACKS), what="track"))
     plan = attack_plan(**options)
+    criticism = criticism_plan(**options)
     if prediction_file is not None:
-        if plan is not None:
+        if plan is not None or criticism is not None:
+            track = "robustness" if plan is not None else "criticism"
             raise BeyondError(
-                "the robustness track attacks a MODEL on --images; predictions cannot be attacked"
+                f"the {track} track attacks a MODEL on --images; predictions cannot be attacked"
             )
         if options["images_spec"]:
             raise BeyondError("--predictions and --images do not go together: predictions need no images")
@@ -163,7 +177,7 @@ def score(models: tuple[str, ...], prediction_file: Path | None, **options: Any)
             )
         if options["ids_file"]:
             raise BeyondError("--ids goes with --predictions")
-        scorecards = score_models(models, plan=plan, **options)
+        scorecards = score_models(models, plan=plan, criticism=criticism, **options)
     show(scorecards, as_json=options["as_json"])
 
 
@@ -215,16 +229,19 @@ def attack_plan(
             exclude each other.
     """
     given = {
-        "--tier": tier,
         "--eps": eps,
         "--norm": norm,
-        "--attack-ids": attack_ids,
-        "--attack-limit": attack_limit,
-        "--attack-batch-size": attack_batch_size,
         "--seed": seed,
         "--execution": execution,
         "--keep-adversarials": keep_adversarials,
     }
+    if "criticism" not in tracks:
+        given |= {
+            "--tier": tier,
+            "--attack-ids": attack_ids,
+            "--attack-limit": attack_limit,
+            "--attack-batch-size": attack_batch_size,
+        }
     if "robustness" not in tracks:
         lonely = [name for name, value in given.items() if value is not None]
         if lonely:
@@ -242,11 +259,11 @@ def attack_plan(
     elif eps is not None:
         radii = tuple(sorted({parse_radius(text) for text in eps}))
     else:
-        radii = CURVES[norm] if tier == "curve" else (SINGLE[norm],)
+        radii = CURVES[norm] if tier in ("curve", "full") else (SINGLE[norm],)
     check_radii(norm, radii)
     check_execution(execution)
     return AttackPlan(
-        suite="standard" if tier == "curve" else tier,
+        suite="standard" if tier in ("curve", "full") else tier,
         norm=norm,
         epsilons=radii,
         ids_file=attack_ids,
@@ -273,6 +290,37 @@ def check_execution(names: Sequence[str] | None) -> None:
         raise BeyondError(
             f"--execution {','.join(names)} excludes itself; name one of none, bfloat16, float16"
         )
+
+
+def criticism_plan(
+    *,
+    tracks: Sequence[str],
+    tier: str | None,
+    attack_ids: Path | None,
+    attack_limit: int | None,
+    attack_batch_size: int | None,
+    attributes: list[str] | None,
+    **_: Any,
+) -> CriticismSettings | None:
+    """How to criticize, or None if the criticism track is not asked for.
+
+    Raises:
+        BeyondError: An option of the track is given without it, or an attribute cannot be read.
+    """
+    if "criticism" not in tracks:
+        if attributes is not None:
+            raise BeyondError("--attributes goes with --tracks criticism")
+        return None
+    from benchmark.cli.criticize import plan_of
+    from benchmark.images import read_ids
+
+    return plan_of(
+        tier={"curve": "standard", "minimal": "quick"}.get(tier or "quick", tier or "quick"),
+        attributes=attributes,
+        ids=None if attack_ids is None else read_ids(attack_ids),
+        limit=attack_limit,
+        batch_size=attack_batch_size,
+    )
 
 
 def score_predictions(
@@ -337,6 +385,7 @@ def score_models(
     overwrite: bool,
     quiet: bool = False,
     plan: AttackPlan | None = None,
+    criticism: CriticismSettings | None = None,
     **_: Any,
 ) -> list[tuple[Path, Scorecard]]:
     """Run each model on the images, resuming what is there, and score each."""
@@ -347,7 +396,7 @@ def score_models(
     images = open_image_set(images_spec, limit=limit)
     default = ["sample"] if images.name == "sample" else ["real"]
     labels = runs.load_labels(annotations or default)
-    if plan is not None and images.total is None:
+    if (plan is not None or criticism is not None) and images.total is None:
         raise BeyondError(
             f"{images.name} is streamed, and attacks read images more than once; download it first"
         )
@@ -398,6 +447,10 @@ def score_models(
             summary = predict(classifier, images, run, settings, done=done, warn=say)
             if plan is not None:
                 attack_images(classifier, images, run, plan, labels=labels, settings=settings)
+            if criticism is not None:
+                from benchmark.cli.criticize import criticize_images
+
+                criticize_images(classifier, images, run, criticism, labels=labels, settings=settings)
         for kind, ids in sorted(summary.notes.items()):
             named = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
             say(f"{len(ids)} {kind} {'image' if len(ids) == 1 else 'images'} converted to RGB: {named}")

@@ -126,6 +126,58 @@ def point(
     return _svg(body, label, height=TALL_ROW)
 
 
+def difference(scale: Scale, value: float, interval: tuple[float, float], *, tone: str, label: str) -> Markup:
+    """A difference with its interval, and a line where there is none.
+
+    Args:
+        scale: The axis, which holds 0.
+        value: The estimate.
+        interval: Ends of its 95 % interval.
+        tone: CSS class that gives the colour.
+        label: The accessible name.
+    """
+    middle = TALL_ROW / 2
+    body = _grid(scale, TALL_ROW)
+    body += f'<line class="zero" x1="{scale.x(0)}" x2="{scale.x(0)}" y1="0" y2="{TALL_ROW}"/>'
+    body += _rect(f"interval {tone}", scale.x(interval[0]), scale.width(*interval), y=middle - 5, height=10)
+    x = scale.x(value)
+    body += f'<line class="mark {tone}" x1="{x}" x2="{x}" y1="{middle - 10}" y2="{middle + 10}"/>'
+    return _svg(body, label, height=TALL_ROW)
+
+
+def against(
+    scale: Scale,
+    value: float,
+    interval: tuple[float, float] | None,
+    others: Sequence[tuple[float, str]],
+    *,
+    label: str,
+) -> Markup:
+    """A value with its interval, among the values of others, as circles with a title each, over an axis.
+
+    Args:
+        scale: The axis.
+        value: The estimate.
+        interval: Ends of its 95 % interval, or None.
+        others: Value and name of each other.
+        label: The accessible name.
+    """
+    middle = TALL_ROW / 2
+    body = _grid(scale, TALL_ROW)
+    if interval is not None:
+        body += _rect(
+            "interval people", scale.x(interval[0]), scale.width(*interval), y=middle - 5, height=10
+        )
+    for other, who in others:
+        body += (
+            f'<circle class="ring single" cx="{scale.x(other)}" cy="{middle}" r="4.5">'
+            f"<title>{escape(who)}</title></circle>"
+        )
+    x = scale.x(value)
+    body += f'<line class="mark people" x1="{x}" x2="{x}" y1="{middle - 10}" y2="{middle + 10}"/>'
+    return Markup("{}{}").format(_svg(body, label, height=TALL_ROW), axis(scale))
+
+
 def pair(scale: Scale, single: float, people: float, *, label: str) -> Markup:
     """Two bars from zero, one above the other: against the single label, and against what people accept."""
     body = _grid(scale, TALL_ROW)

@@ -14,7 +14,7 @@ from typing import Literal
 from annotations.errors import BeyondError
 from benchmark.tracks import TRACKS
 
-Group = Literal["label", "people", "change", "multilabel", "other"]
+Group = Literal["label", "people", "change", "multilabel", "bias", "probe", "other"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ GROUP_TITLES: dict[Group, str] = {
     "people": "Against what people accept",
     "change": "The difference",
     "multilabel": "Against whole label sets",
+    "bias": "What goes with being unsure",
+    "probe": "Standard probes",
     "other": "Other",
 }
 
@@ -65,6 +67,20 @@ METRICS: dict[str, dict[str, MetricName]] = {
         "hidden_robustness": MetricName("Robustness the label hides", "hidden", "change"),
         "median_distance_original": MetricName("Change that flips it, median", "median distance"),
         "median_distance_rectified": MetricName("Same, off what people accept", "same, people"),
+    },
+    "criticism": {
+        "confirmed_biases": MetricName("Biases that hold", "biases", "bias"),
+        "confirmed_slices": MetricName("Groups that hold", "slices", "bias"),
+        "median_distance": MetricName("Way to the boundary, median", "L2 distance", "bias"),
+        "shape_bias": MetricName("Decides by shape", "shape bias", "probe"),
+        "cue_accuracy": MetricName("Names shape or texture", "cue accuracy", "probe"),
+        "human_error_consistency": MetricName("Errs where people err", "error kappa", "probe"),
+        "watermark_drop": MetricName("Accuracy a watermark costs", "watermark drop", "probe"),
+        "watermark_carton_shift": MetricName("Watermarked, called carton", "carton shift", "probe"),
+        "watermark_changed": MetricName("Answers a watermark changes", "changed", "probe"),
+        "worst_factor_error_ratio": MetricName("Error on the worst kind", "factor ratio", "probe"),
+        "co_occurrence_gap": MetricName("Better with the usual company", "company gap", "probe"),
+        "co_occurrence_distance_gap": MetricName("Same, in distance", "distance gap", "probe"),
     },
 }
 

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from benchmark.report import charts, names, rectified, reproduce, robustness, text
+from benchmark.report import charts, criticism, names, rectified, reproduce, robustness, text
 from benchmark.report.examples import Example
 from benchmark.scorecard import Metric, Scorecard, Track
+
+if TYPE_CHECKING:
+    from benchmark.report.montage import Montage
 
 _FOLDER = Path(__file__).parent
 _GENERIC = "track.html"
@@ -24,7 +27,9 @@ MAX_CLASSES = 15
 MAX_CONFUSIONS = 12
 
 
-def render_page(scorecard: Scorecard, *, examples: Sequence[Example] = ()) -> str:
+def render_page(
+    scorecard: Scorecard, *, examples: Sequence[Example] = (), montages: Sequence[Montage] = ()
+) -> str:
     """One self-contained HTML page about a scorecard.
 
     The page depends on the scorecard alone, so the same scorecard always gives the same bytes. All that comes
@@ -34,6 +39,7 @@ def render_page(scorecard: Scorecard, *, examples: Sequence[Example] = ()) -> st
         scorecard: What to show.
         examples: Images beside their adversarials (`benchmark.report.examples`). A page with any holds pixels
             of the images that were scored, and says that it must not be published.
+        montages: Prototypes against criticisms (`benchmark.report.montage`); the same holds for these.
     """
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
@@ -63,6 +69,9 @@ def render_page(scorecard: Scorecard, *, examples: Sequence[Example] = ()) -> st
         tracks=tracks,
         charts=charts,
         examples=examples,
+        montages=montages,
+        criticism=criticism,
+        lede=None if headline else criticism.lede(scorecard),
         command=reproduce.command(scorecard),
         facts=_facts(scorecard),
     )
@@ -248,8 +257,54 @@ def _curve_point(row: robustness.Radius, share: robustness.Share) -> charts.Curv
     return charts.CurvePoint(row.epsilon, share.value, share.ci_low, share.ci_high)
 
 
+def _criticism_view(name: str, track: Track) -> Mapping[str, Any]:
+    found = criticism.findings(track)
+    confirmed, failed = [f for f in found if f.confirmed], [f for f in found if not f.confirmed]
+    groups = criticism.slices(track)
+    held = [s for s in groups if s.confirmed]
+    bins = criticism.distance_bins(track)
+    median = track.metrics.get("median_distance")
+    return {
+        "rows": _metric_rows(name, track),
+        "searched": "confirmed_biases" in track.metrics,
+        "confirmed": confirmed,
+        "failed": failed,
+        "verdict": criticism.verdict(track),
+        "finding_scale": charts.Scale.around([0.0, *(v for f in found for v in (f.ci_low, f.ci_high))])
+        if found
+        else None,
+        "slices": groups,
+        "slices_held": held,
+        "slice_scale": charts.Scale.around([0.0, *(v for s in held for v in (s.ci_low, s.ci_high))])
+        if held
+        else None,
+        "examples": criticism.examples(track),
+        "probes": [_probe_view(probe) for probe in criticism.probes(track)],
+        "bins": bins,
+        "bins_scale": charts.Scale(0.0, float(max(1, *(max(b.right, b.wrong) for b in bins))), ())
+        if bins
+        else None,
+        "median": {"value": text.value(median), "interval": text.interval(median)} if median else None,
+        "classes": criticism.classes(track, limit=MAX_CLASSES),
+        "firmness": criticism.firmness(track),
+        "overlaps": criticism.overlaps(track),
+    }
+
+
+def _probe_view(probe: criticism.Probe) -> dict[str, Any]:
+    metric = probe.metric
+    others = [(reference.number, reference.who) for reference in probe.references]
+    scale = None
+    if metric is not None and metric.unit == "fraction":
+        ends = [metric.value, metric.ci_low, metric.ci_high, *(value for value, _ in others)]
+        scale = charts.Scale.around([end for end in ends if end is not None], zero=True)
+    label = f"{probe.label}: {probe.value}" + "".join(f"; {r.who} {r.value}" for r in probe.references)
+    return {"probe": probe, "scale": scale, "others": others, "label": label}
+
+
 # Track name to the function that prepares what its template `track_NAME.html` shows.
 TRACKS: dict[str, Callable[[str, Track], Mapping[str, Any]]] = {
     "rectified": _rectified_view,
     "robustness": _robustness_view,
+    "criticism": _criticism_view,
 }

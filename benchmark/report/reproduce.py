@@ -28,12 +28,21 @@ def command(scorecard: Scorecard) -> str:
         words += ["--annotations", shlex.quote(",".join(sources))]
     track = scorecard.tracks.get("robustness")
     rows = robustness.curve(track) if track else []
-    if track and rows:
-        words += ["--tracks", "rectified,robustness", "--tier", shlex.quote(rows[0].suite)]
+    criticism = scorecard.tracks.get("criticism")
+    tier = (
+        next((clean(row.get("tier")) for row in criticism.tables.get("boundary", [])), "")
+        if criticism
+        else ""
+    )
+    distances = track.tables.get("minimal") if track and not rows else None
+    tracks = ["rectified", *(["robustness"] if rows or distances else []), *(["criticism"] if tier else [])]
+    if len(tracks) > 1:
+        named = rows[0].suite if rows else "minimal" if distances else tier
+        words += ["--tracks", ",".join(tracks), "--tier", shlex.quote(named)]
+    if rows:
         words += ["--norm", shlex.quote(rows[0].threat), "--eps", ",".join(row.short for row in rows)]
         if rows[0].seed:
             words += ["--seed", str(rows[0].seed)]
-    elif track and (distances := track.tables.get("minimal")):
-        words += ["--tracks", "rectified,robustness", "--tier", "minimal"]
+    elif distances:
         words += ["--norm", shlex.quote(clean(distances[0].get("threat", "")))]
     return " ".join([*words, "--out", "RUN"])

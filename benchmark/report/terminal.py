@@ -12,13 +12,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.report import names, rectified, reproduce, robustness, text
+from benchmark.report import criticism, names, rectified, reproduce, robustness, text
 from benchmark.scorecard import Scorecard, Track
 from benchmark.tracks import TrackInfo
 
 WIDTH = 80
 MAX_CLASSES = 5
 MAX_CONFUSIONS = 5
+MAX_FINDINGS = 10
 
 _PEOPLE, _SINGLE, _QUIET, _ALARM = "bold cyan", "bold", "dim", "bold red"
 _ASCII = str.maketrans(
@@ -447,8 +448,81 @@ def _distances(printer: _Printer, track: Track) -> None:
         printer.show(table)
 
 
+def _criticism(printer: _Printer, track: Track) -> None:
+    found = criticism.findings(track)
+    confirmed = [f for f in found if f.confirmed]
+    if "confirmed_biases" in track.metrics:
+        printer.title("Biases that hold", note="criticisms minus prototypes, in points; confirmation half")
+        if confirmed:
+            table = printer.table(["", "points", "95 %", "criticisms", "prototypes"])
+            for f in confirmed[:MAX_FINDINGS]:
+                table.add_row(
+                    printer.cell(f"{f.subject}: {f.says}", _PEOPLE),
+                    printer.cell(criticism.points(f.difference)),
+                    printer.cell(f"{criticism.points(f.ci_low)} to {criticism.points(f.ci_high)}", _QUIET),
+                    printer.cell(f"{f.criticisms[0]} of {f.criticisms[1]}"),
+                    printer.cell(f"{f.prototypes[0]} of {f.prototypes[1]}"),
+                )
+            printer.show(table)
+        else:
+            printer.write((criticism.verdict(track), ""), indent=2)
+    held = [s for s in criticism.slices(track) if s.confirmed]
+    if held:
+        printer.title("Groups that hold", note="wrong more often than their confidence says, in points")
+        table = printer.table(["", "points", "95 %", "wrong"])
+        for s in held[:MAX_FINDINGS]:
+            table.add_row(
+                printer.cell(s.name, _PEOPLE),
+                printer.cell(criticism.points(s.excess)),
+                printer.cell(f"{criticism.points(s.ci_low)} to {criticism.points(s.ci_high)}", _QUIET),
+                printer.cell(f"{s.wrong[0]} of {s.wrong[1]}"),
+            )
+        printer.show(table)
+    probes = [p for p in criticism.probes(track) if p.metric is not None]
+    if any(p.references for p in probes):
+        printer.title("Probes beside others")
+        table = printer.table(["", "", ""])
+        table.columns[2].justify = "left"
+        for p in probes:
+            for position, reference in enumerate(p.references):
+                table.add_row(
+                    printer.cell(p.label if position == 0 else ""),
+                    printer.cell(reference.value),
+                    printer.cell(reference.who, _QUIET),
+                )
+        printer.show(table)
+    classes = criticism.classes(track, limit=MAX_CLASSES)
+    if classes:
+        printer.title("Classes on the edge", note="median distance of right answers")
+        table = printer.table(["", "distance", "right", "images"])
+        for c in classes:
+            table.add_row(
+                printer.cell(c.name),
+                printer.cell("" if c.distance is None else f"{c.distance:.2g}", _PEOPLE),
+                printer.cell(text.count(c.right)),
+                printer.cell(text.count(c.n), _QUIET),
+            )
+        printer.show(table)
+    firm = criticism.firmness(track)
+    if firm:
+        printer.title("How firm is the choice?", note="the same images measured again")
+        table = printer.table(["changed", "n", "rank corr.", "prototypes", "criticisms"])
+        for row in firm:
+            numbers = (row.correlation, row.prototypes, row.criticisms)
+            table.add_row(
+                printer.cell(row.changed),
+                printer.cell(text.count(row.n), _QUIET),
+                *(printer.cell("" if value is None else f"{value:.2f}") for value in numbers),
+            )
+        printer.show(table)
+
+
 # Track name to what is printed below its metrics.
-TRACKS: dict[str, Callable[[_Printer, Track], None]] = {"rectified": _rectified, "robustness": _robustness}
+TRACKS: dict[str, Callable[[_Printer, Track], None]] = {
+    "rectified": _rectified,
+    "robustness": _robustness,
+    "criticism": _criticism,
+}
 
 
 def print_tracks(tracks: Iterable[TrackInfo], *, console: Console) -> None:

@@ -71,7 +71,7 @@ def unit_sign(metric: Metric) -> str:
     """What follows the value: a percent sign, the unit's name, or nothing."""
     if metric.unit == "fraction":
         return "%"
-    return "" if metric.unit in ("ratio", "count") else metric.unit
+    return "" if metric.unit in ("ratio", "count", "L2") else metric.unit
 
 
 def _number(metric: Metric, number: float) -> str:

@@ -189,7 +189,100 @@ ROBUSTNESS = TrackInfo(
     },
 )
 
-TRACKS: dict[str, TrackInfo] = {track.name: track for track in (RECTIFIED, ROBUSTNESS)}
+CRITICISM = TrackInfo(
+    name="criticism",
+    version=1,
+    title="Which biases has it learned, and do they hold on images they were not found on?",
+    headline="confirmed_biases",
+    function="benchmark.tracks.criticism:score_criticism",
+    metrics=(
+        MetricInfo(
+            "confirmed_biases",
+            "Confirmed biases",
+            "Attributes that tell criticisms from prototypes, found on one half of the images and confirmed "
+            "on the other.",
+            higher_is_better=False,
+        ),
+        MetricInfo(
+            "confirmed_slices",
+            "Confirmed slices",
+            "Groups of like images in which it is wrong more often than its confidence says, on both halves.",
+            higher_is_better=False,
+        ),
+        MetricInfo(
+            "median_distance",
+            "Median distance",
+            "Median L2 distance of rightly answered images to the decision boundary: an upper bound.",
+        ),
+        MetricInfo(
+            "shape_bias",
+            "Shape bias",
+            "Share of decisions by shape, of those by shape or texture, on cue-conflict images.",
+        ),
+        MetricInfo(
+            "cue_accuracy",
+            "Shape or texture named",
+            "Share of cue-conflict images whose shape or texture it names.",
+        ),
+        MetricInfo(
+            "human_error_consistency",
+            "Error consistency",
+            "Cohen's kappa of its right and wrong answers with those of people, on cue-conflict images.",
+        ),
+        MetricInfo(
+            "watermark_drop",
+            "Watermark drop",
+            "Accuracy lost when a watermark is laid over the images.",
+            higher_is_better=False,
+        ),
+        MetricInfo(
+            "watermark_carton_shift",
+            "Watermark to carton",
+            "Rise of the share answered carton when a watermark is laid over the images.",
+            higher_is_better=False,
+        ),
+        MetricInfo(
+            "watermark_changed",
+            "Watermark changes",
+            "Share of answers that a watermark changes.",
+            higher_is_better=False,
+        ),
+        MetricInfo(
+            "worst_factor_error_ratio",
+            "Worst factor",
+            "Largest error ratio over the ImageNet-X factors: error under a factor over error on all images.",
+            higher_is_better=False,
+        ),
+        MetricInfo(
+            "co_occurrence_gap",
+            "Co-occurrence gap",
+            "Accuracy with the companion in the image minus accuracy without it, over pairs of classes.",
+            higher_is_better=False,
+        ),
+        MetricInfo(
+            "co_occurrence_distance_gap",
+            "Co-occurrence distance",
+            "The same for the distance to the decision boundary.",
+            higher_is_better=False,
+        ),
+    ),
+    tables={
+        "search": "How many tests were made on each half, and what became of them.",
+        "findings": "What was found on one half, and what became of it on the other; confirmed ones first.",
+        "slices": "Groups of like images that were proposed, and whether they hold.",
+        "classes": "Classes with four images or more, the nearest to the boundary first.",
+        "examples": "Prototypes and criticisms of some classes, and of all classes as one (index -1).",
+        "boundary": "Which attack gave the smallest distance, and for how many images.",
+        "distance_histogram": "Images by distance, right and wrong answers apart.",
+        "stability": "How far distances and choices change under another budget and other random starts.",
+        "attributes": "Where attributes come from, and how many images they cover.",
+        "baseline": "Share of the choice that MMD-critic on features makes too, and what chance would give.",
+        "probes": "The standard probes that were run, with their main score.",
+        "probe_references": "Values of people and of published models to read probes against.",
+    },
+)
+
+TRACKS: dict[str, TrackInfo] = {track.name: track for track in (RECTIFIED, ROBUSTNESS, CRITICISM)}
 """All tracks by name."""
 
 

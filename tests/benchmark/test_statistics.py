@@ -8,7 +8,8 @@ import pytest
 from ppi_py import ppi_mean_ci, ppi_mean_pointestimate
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
-from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from benchmark import statistics
 from benchmark.statistics import Interval
@@ -422,3 +423,148 @@ def test_bootstrap_of_error_reductions_covers() -> None:
         )
         hits.append(coverage(statistics.percentile(difference(drawn)), float(difference(shares))))
     assert 0.93 <= float(np.mean(hits)) <= 0.97
+
+
+# ------------------------------------------------------------------------- two groups, many tests
+
+
+def test_newcombe_equals_statsmodels_and_the_published_examples() -> None:
+    # Newcombe 1998, table II, method 10, rows (a), (b), (e) and (g).
+    for a, n, b, m, low, high in [
+        (56, 70, 48, 80, 0.0524, 0.3339),
+        (9, 10, 3, 10, 0.1705, 0.8090),
+        (5, 56, 0, 29, -0.0381, 0.1926),
+        (10, 10, 0, 20, 0.6791, 1.0),
+    ]:
+        found = statistics.newcombe(a, n, b, m)
+        assert (float(found.low), float(found.high)) == (
+            pytest.approx(low, abs=5e-5),
+            pytest.approx(high, abs=5e-5),
+        )
+    rng = np.random.default_rng(3)
+    n, m = rng.integers(1, 60, 50), rng.integers(1, 60, 50)
+    a, b = rng.integers(0, n + 1), rng.integers(0, m + 1)
+    value, low_, high_ = statistics.newcombe(a, n, b, m)
+    for i in range(50):
+        expected = confint_proportions_2indep(a[i], n[i], b[i], m[i], method="newcomb", compare="diff")
+        assert (low_[i], high_[i]) == (pytest.approx(expected[0]), pytest.approx(expected[1]))
+        assert value[i] == pytest.approx(a[i] / n[i] - b[i] / m[i])
+    empty = statistics.newcombe(0, 0, 3, 4)
+    assert np.isnan(empty.value)
+    assert (float(empty.low), float(empty.high)) == (-1, 1)
+
+
+def test_newcombe_covers() -> None:
+    rng = np.random.default_rng(5)
+    for n, m, p, q in [(12, 12, 0.5, 0.2), (50, 50, 0.62, 0.11), (6, 20, 0.3, 0.3)]:
+        a, b = rng.binomial(n, p, RESAMPLES), rng.binomial(m, q, RESAMPLES)
+        found = statistics.newcombe(a, n, b, m)
+        assert 0.93 <= coverage(Interval(found.low, found.high), p - q) <= 0.985
+
+
+def test_mantel_haenszel_difference_covers_in_many_small_strata() -> None:
+    rng = np.random.default_rng(8)
+    strata = 60
+    n, m = rng.integers(1, 4, strata), rng.integers(1, 4, strata)
+    base = rng.uniform(0.1, 0.6, strata)
+    hits = []
+    for _ in range(1500):
+        a, b = rng.binomial(n, base + 0.2), rng.binomial(m, base)
+        _, low, high = statistics.mantel_haenszel_difference(a, n, b, m)
+        hits.append(low <= 0.2 <= high)
+    assert 0.93 <= np.mean(hits) <= 0.97
+
+
+def test_mantel_haenszel_difference_of_equal_strata_is_the_plain_difference() -> None:
+    a, b = np.array([3, 0, 2]), np.array([1, 1, 0])
+    value, low, high = statistics.mantel_haenszel_difference(a, [4, 4, 4], b, [4, 4, 4])
+    assert float(value) == pytest.approx((5 - 2) / 12)
+    assert low < value < high
+    one = statistics.mantel_haenszel_difference([3], [4], [1], [5])
+    assert tuple(map(float, one)) == pytest.approx(tuple(map(float, statistics.newcombe(3, 4, 1, 5))))
+    none = statistics.mantel_haenszel_difference([0], [0], [1], [5])
+    assert np.isnan(none.value)
+
+
+def test_one_stratum_is_fishers_exact_test() -> None:
+    rng = np.random.default_rng(9)
+    for _ in range(300):
+        n, m = rng.integers(0, 30, 2)
+        a, b = rng.integers(0, n + 1), rng.integers(0, m + 1)
+        expected = stats.fisher_exact([[a, n - a], [b, m - b]]).pvalue
+        assert statistics.stratified_exact(a, n, b, m).p == pytest.approx(expected, rel=1e-6)
+
+
+def test_stratified_exact_counts_every_way_the_strata_could_have_come_out() -> None:
+    """Against full enumeration: within each stratum, every choice of who belongs to the first group."""
+    import itertools
+
+    n, m, cases = [2, 3, 2], [2, 2, 3], [2, 3, 1]
+    sums: dict[int, int] = {0: 1}
+    for size, other, count in zip(n, m, cases):
+        ways: dict[int, int] = {}
+        for chosen in itertools.combinations(range(size + other), size):
+            hits = sum(member < count for member in chosen)
+            ways[hits] = ways.get(hits, 0) + 1
+        merged: dict[int, int] = {}
+        for (s, w), (t, v) in itertools.product(sums.items(), ways.items()):
+            merged[s + t] = merged.get(s + t, 0) + w * v
+        sums = merged
+    total = sum(sums.values())
+    for a in itertools.product(*(range(max(0, c - o), min(c, s) + 1) for s, o, c in zip(n, m, cases))):
+        b = [c - x for c, x in zip(cases, a)]
+        expected = sum(w for w in sums.values() if w <= sums[sum(a)]) / total
+        found = statistics.stratified_exact(a, n, b, m)
+        assert found.p == pytest.approx(expected)
+        least = min(sums[min(sums)], sums[max(sums)])
+        assert found.least == pytest.approx(sum(w for w in sums.values() if w <= least) / total)
+
+
+def test_stratified_exact_is_right_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(10)
+    n = m = np.array([3, 5, 8, 2])
+    p = rng.uniform(0.2, 0.8, 4)
+    found = [statistics.stratified_exact(rng.binomial(n, p), n, rng.binomial(m, p), m).p for _ in range(3000)]
+    for level in (0.05, 0.2):
+        assert np.mean(np.array(found) <= level) <= level + 0.01
+
+
+def test_benjamini_yekutieli_equals_statsmodels() -> None:
+    rng = np.random.default_rng(11)
+    for m in (1, 2, 17, 400):
+        p = rng.uniform(0, 1, m) ** 3
+        np.testing.assert_allclose(
+            statistics.benjamini_yekutieli(p), multipletests(p, method="fdr_by")[1], rtol=1e-12
+        )
+    assert len(statistics.benjamini_yekutieli([])) == 0
+
+
+def test_rank_correlation_equals_scipy_and_covers() -> None:
+    rng = np.random.default_rng(12)
+    x, y = rng.integers(0, 9, 40), rng.integers(0, 9, 40)
+    value, (low, high) = statistics.rank_correlation(x, y)
+    assert value == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert low < value < high
+    assert np.isnan(statistics.rank_correlation([1, 1], [1, 2])[0])
+    # Spearman's ρ of a bivariate normal with correlation r is 6/π asin(r/2).
+    r = 0.6
+    truth = 6 / np.pi * np.arcsin(r / 2)
+    hits = []
+    for _ in range(1500):
+        a = rng.normal(size=30)
+        b = r * a + np.sqrt(1 - r * r) * rng.normal(size=30)
+        _, (low, high) = statistics.rank_correlation(a, b)
+        hits.append(low <= truth <= high)
+    assert 0.93 <= np.mean(hits) <= 0.97
+
+
+def test_median_interval_runs_between_the_binomial_ranks() -> None:
+    for n in (6, 9, 25, 100):
+        value, (low, high) = statistics.median_interval(np.arange(1, n + 1)[::-1])
+        assert value == (n + 1) / 2
+        assert low + high == n + 1
+        # It covers where at least `low` and fewer than `high` of n values lie below the median.
+        covered = stats.binom.cdf(high - 1, n, 0.5) - stats.binom.cdf(low - 1, n, 0.5)
+        narrower = stats.binom.cdf(high - 2, n, 0.5) - stats.binom.cdf(low, n, 0.5)
+        assert covered >= 0.95 > narrower
+    assert statistics.median_interval([3.0, 1.0])[1] == (-np.inf, np.inf)  # two say nothing about the median
