@@ -14,6 +14,7 @@ from annotations.errors import BeyondError
 
 COMMANDS = {
     "annotations": ("annotations.cli:annotations", "List, download, import, merge and show label sets."),
+    "check": ("leaderboard.check:check", "Fail if a run is worse than a baseline."),
     "compare": ("benchmark.cli.compare:compare", "Compare two runs, image by image."),
     "demo": ("benchmark.cli.demo:demo", "Score the sample model on the sample images."),
     "explain": ("benchmark.cli.explain:explain", "Explain adversarial predictions, to show to people."),
@@ -74,9 +75,10 @@ def main(argv: list[str] | None = None) -> None:
     Set BEYOND_DEBUG=1 to see a traceback.
     """
     try:
-        beyond.main(args=argv, prog_name="beyond", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        # click returns the status of a command that called `Context.exit`.
+        status = beyond.main(args=argv, prog_name="beyond", standalone_mode=False)
+        if isinstance(status, int) and status:
+            sys.exit(status)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
