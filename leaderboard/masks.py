@@ -1,0 +1,114 @@
+"""Which validation images each source of annotations can evaluate: the same for every entry, so kept once.
+
+`leaderboard/evaluable.bits` has the format of `correct.bits` (see `leaderboard.correctness`) with one section
+of bits a source, and its `top1` section all ones. It is made from the label sets by
+`python -m leaderboard.make_entries`, and says nothing about any one class of any image.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from annotations.classes import validation_ids
+from annotations.errors import BeyondError
+from annotations.judgements import LabelSets
+from leaderboard.correctness import TOP1, Bools, Bytes, Correctness
+
+MASKS_FILE = "evaluable.bits"
+
+_PACKAGE = re.compile(r"[A-Za-z0-9-]+ [0-9][0-9A-Za-z.+!]*, (?=sha256:)")
+
+
+def pinned(revision: str) -> str:
+    """A revision without the package that ships the data, where a hash says what the data is.
+
+    Example:
+        >>> pinned("timm 1.0.31, sha256:d83e9bff374c")
+        'sha256:d83e9bff374c'
+    """
+    return _PACKAGE.sub("", revision)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Evaluable images of sources at one revision each.
+
+    Attributes:
+        correctness: Sections by source; the revisions are its `annotations`.
+    """
+
+    correctness: Correctness
+
+    @classmethod
+    def of(cls, labels: Mapping[str, LabelSets]) -> Masks:
+        """The masks of label sets over the 50,000 validation images."""
+        ids = validation_ids()
+        sections: dict[str, Bools] = {TOP1: np.ones(len(ids), dtype=bool)}
+        for name, sets in labels.items():
+            sections[name] = _evaluable(sets, ids)
+        revisions = {name: pinned(sets.revision) for name, sets in labels.items()}
+        return cls(Correctness.of(ids, sections, annotations=revisions))
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        """Revision of each source, without the package that ships it."""
+        return self.correctness.annotations
+
+    def packed(self, source: str) -> Bytes:
+        """The mask of one source as packed bits."""
+        return self.correctness.packed[source]
+
+    def get(self, source: str, revision: str) -> Bools | None:
+        """The mask of a source at a revision: bool (50000,), or None where it is not here."""
+        if self.revisions.get(source) != pinned(revision):
+            return None
+        return self.correctness.right(source)
+
+    def to_bytes(self) -> bytes:
+        """The bytes of `evaluable.bits`."""
+        return self.correctness.to_bytes()
+
+
+@functools.cache
+def load_masks(path: Path = Path(__file__).parent / MASKS_FILE) -> Masks:
+    """The masks of this repository.
+
+    Raises:
+        BeyondError: The file is missing or damaged.
+    """
+    if not path.is_file():
+        raise BeyondError(f"{path} is missing; make it again with: python -m leaderboard.make_entries")
+    return Masks(Correctness.from_bytes(path.read_bytes(), where=path.name))
+
+
+def evaluable(correctness: Correctness, source: str, masks: Masks | None = None) -> Bools | None:
+    """Which images of an entry a source can evaluate: bool (N,), or None where nobody here can say.
+
+    The masks of this repository answer for the whole validation set; for a sample, or at another revision,
+    the source's label sets must be here at the revision that the entry names.
+    """
+    revision = correctness.annotations[source]
+    if correctness.full:
+        found = (masks or load_masks()).get(source, revision)
+        if found is not None:
+            return found
+    from annotations.sources import load
+
+    try:
+        sets = load(source, offline=True)
+    except BeyondError:
+        return None
+    if pinned(sets.revision) != pinned(revision):
+        return None
+    return _evaluable(sets, correctness.image_ids)
+
+
+def _evaluable(sets: LabelSets, ids: np.ndarray) -> Bools:
+    rows = sets.rows(ids)
+    return np.asarray((rows >= 0) & sets.evaluable[rows])
