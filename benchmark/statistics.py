@@ -341,7 +341,7 @@ def unpaired_score(x_a: Numbers, n_a: Numbers, x_b: Numbers, n_b: Numbers, delta
     e = -p * d * (1 + d)
     v = b**3 / (3 * a) ** 3 - b * c / (6 * a * a) + e / (2 * a)
     u = np.where(v < 0, -1.0, 1.0) * np.sqrt(np.maximum(b * b / (3 * a) ** 2 - c / (3 * a), 0))
-    angle = np.arccos(np.clip(_safe(v, u**3), -1, 1))
+    angle = np.arccos(np.clip(np.divide(v, u**3, out=np.ones(np.shape(v)), where=u != 0), -1, 1))
     r = 2 * u * np.cos((np.pi + angle) / 3) - b / (3 * a)
     r = np.clip(r, np.maximum(0.0, d), np.minimum(1.0, 1 + d))
     s = np.clip(r - d, 0.0, 1.0)
