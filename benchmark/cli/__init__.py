@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": ("benchmark.cli.compare:compare", "Compare two runs, image by image."),
     "demo": ("benchmark.cli.demo:demo", "Score the sample model on the sample images."),
     "explain": ("benchmark.cli.explain:explain", "Explain adversarial predictions, to show to people."),
+    "leaderboard": ("leaderboard.cli:leaderboard", "Check, rank and publish entries."),
     "models": ("benchmark.cli.models:models", "List the models that can be loaded here."),
     "rescore": ("benchmark.cli.score:rescore", "Score a run again from its records alone."),
     "score": ("benchmark.cli.score:score", "Score a classifier, or files of its predictions."),
