@@ -5,7 +5,9 @@ Each track has a template `track_NAME.html`; a track without one is shown as a p
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,29 +37,12 @@ def render_page(scorecard: Scorecard, *, examples: Sequence[Example] = ()) -> st
         examples: Images beside their adversarials (`benchmark.report.examples`). A page with any holds pixels
             of the images that were scored, and says that it must not be published.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=text.percent, count=text.count, clean=text.clean)
-    tracks = [
-        {
-            "title": names.TRACK_TITLES.get(name, text.clean(name).replace("_", " ").capitalize()),
-            "version": track.version,
-            "template": f"track_{name}.html" if name in TRACKS else _GENERIC,
-            "view": TRACKS.get(name, _generic_view)(name, track),
-            "notes": [text.clean(note) for note in track.notes],
-        }
-        for name, track in sorted(scorecard.tracks.items(), key=lambda item: _track_position(item[0]))
-    ]
+    tracks = _track_views(scorecard)
     headline = rectified.headline(scorecard)
-    return environment.get_template("page.html").render(
+    return _environment().get_template("page.html").render(
         scorecard=scorecard,
         model=text.clean(scorecard.model.name),
-        css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
+        css=Markup(page_css()),
         headline=headline,
         change_sentence=rectified.change_sentence(headline.change if headline else None),
         tracks=tracks,
@@ -66,6 +51,66 @@ def render_page(scorecard: Scorecard, *, examples: Sequence[Example] = ()) -> st
         command=reproduce.command(scorecard),
         facts=_facts(scorecard),
     )
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=text.percent, count=text.count, clean=text.clean)
+    return environment
+
+
+def _track_views(scorecard: Scorecard) -> list[dict[str, Any]]:
+    """The tracks in reading order, each with its template and what it shows."""
+    return [
+        {
+            "key": name,
+            "title": names.TRACK_TITLES.get(name, text.clean(name).replace("_", " ").capitalize()),
+            "version": track.version,
+            "template": f"track_{name}.html" if name in TRACKS else _GENERIC,
+            "view": TRACKS.get(name, _generic_view)(name, track),
+            "notes": [text.clean(note) for note in track.notes],
+        }
+        for name, track in sorted(scorecard.tracks.items(), key=lambda item: _track_position(item[0]))
+    ]
+
+
+@dataclass(frozen=True)
+class TrackPart:
+    """What a page shows of one track.
+
+    Attributes:
+        key: Name in the scorecard.
+        title: Its name on screen.
+        notes: What a reader must know.
+        body: Markup of its sections, styled by `page.css`.
+    """
+
+    key: str
+    title: str
+    notes: list[str]
+    body: Markup
+
+
+def render_tracks(scorecard: Scorecard) -> list[TrackPart]:
+    """The tracks of a scorecard as parts of a page, for a page that has a frame of its own."""
+    parts = []
+    for track in _track_views(scorecard):
+        template = _environment().get_template(track["template"])
+        body = Markup(template.render(track=track, view=track["view"], charts=charts))
+        parts.append(TrackPart(track["key"], track["title"], track["notes"], body))
+    return parts
+
+
+def page_css() -> str:
+    """The style sheet of a page, which the parts that `render_tracks` gives need too."""
+    return (_FOLDER / "page.css").read_text(encoding="utf-8")
 
 
 def _track_position(name: str) -> tuple[int, str]:
