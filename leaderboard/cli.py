@@ -158,8 +158,8 @@ def rank(folder: Path | None, *, metric: str, alpha: float, before: str | None, 
     elif before == metric:
         raise BeyondError(f"--from and --metric are both {metric}; name two")
     else:
+        ranking = rank_entries(entries, metric, alpha=alpha)
         moved = movement(entries, before, metric, alpha=alpha)
-        ranking = moved.after
     if as_json:
         click.echo(json.dumps(_ranking_json(ranking, moved), indent=2, ensure_ascii=False))
     else:
@@ -203,10 +203,10 @@ def _show_ranking(ranking: Ranking, moved: Movement | None, names: dict[str, str
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("rank", justify="right", no_wrap=True)
     table.add_column("entry", no_wrap=True)
-    table.add_column(f"{ranking.metric} in percent", justify="right", no_wrap=True)
+    table.add_column(f"{ranking.metric} %", justify="right", no_wrap=True)
     if moved is not None:
-        table.add_column(f"rank by {moved.before.metric}", justify="right", no_wrap=True)
-        table.add_column("places gained", justify="right", no_wrap=True)
+        table.add_column(f"by {moved.before.metric}", justify="right", no_wrap=True)
+        table.add_column("gained", justify="right", no_wrap=True)
     for slug, place in ranking.ranks.items():
         cells = [place.text, clean(names[slug]), f"{100 * place.value:.2f}"]
         if slug in before:
@@ -220,18 +220,19 @@ def _show_ranking(ranking: Ranking, moved: Movement | None, names: dict[str, str
         highlight=False,
     )
     if moved is not None:
-        sure = [swap for swap in moved.swaps if swap.p_value <= ranking.alpha * 2]
+        sure = [swap for swap in moved.swaps if swap.p_value <= ranking.alpha]
         console.print(
-            f"Kendall's τ between the two orders is {moved.tau:.3f}. {len(moved.swaps)} pairs change places; for "
-            f"{len(sure)} the change of their difference is more than chance.",
+            f"Kendall's τ with the order by {moved.before.metric} is {moved.tau:.3f}. {len(moved.swaps)} "
+            f"pairs change places; for {len(sure)} of them their difference changes by more than chance.",
             highlight=False,
         )
         for swap in sure[:10]:
             console.print(
-                f"  {clean(names[swap.overtakes])} overtakes {clean(names[swap.overtaken])}: behind by "
-                f"{100 * swap.before:.2f} points, then ahead by {-100 * swap.after:.2f}",
+                f"  {clean(names[swap.overtakes])} overtakes {clean(names[swap.overtaken])}: its lead goes "
+                f"from {-100 * swap.before:+.2f} to {-100 * swap.after:+.2f} points on the same images",
                 highlight=False,
                 markup=False,
+                soft_wrap=True,
             )
     for slug, reason in ranking.excluded.items():
         console.print(f"without a rank: {clean(names[slug])}: {clean(reason)}", highlight=False, markup=False)

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
@@ -113,10 +113,10 @@ def _spdx(value: str) -> str:
 
 
 def _relative(value: str) -> str:
-    path = PurePosixPath(value)
-    if path.is_absolute() or ".." in path.parts or "\\" in value or str(path) != value or value == ".":
-        raise ValueError(f"{value!r} is no plain relative path")
-    return _line(value)
+    parts = value.split("/")
+    if not all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", part) for part in parts):
+        raise ValueError(f"{value!r} is no plain relative path; use letters, digits, '.', '_', '-' and '/'")
+    return value
 
 
 Slug = Annotated[str, AfterValidator(check_slug)]

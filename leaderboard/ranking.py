@@ -439,8 +439,8 @@ def _swaps(
         n = second.n
     product = np.zeros((len(slugs), len(slugs)))
     for start in range(0, bits[0].shape[1], _BLOCK // 8):
-        before, after = (_unpacked(section, start) for section in bits)
-        gain = after - before
+        old_block, new_block = (_unpacked(section, start) for section in bits)
+        gain = new_block - old_block
         product += gain @ gain.T
     values = [np.bitwise_count(section).sum(axis=1, dtype=np.int64) / n for section in bits]
     differences = [value[:, None] - value for value in values]
@@ -456,8 +456,8 @@ def _swaps(
     signs = [np.sign(value[i] - value[j]) for value in ranked]
     for at in np.flatnonzero(signs[0] * signs[1] < 0):
         a, b = (i[at], j[at]) if signs[0][at] > 0 else (j[at], i[at])
-        before_after = (float(d[a, b]) for d in differences)
-        swaps.append(Swap(slugs[a], slugs[b], *before_after, p_value=float(adjusted[at])))
+        before, after = (float(difference[a, b]) for difference in differences)
+        swaps.append(Swap(slugs[a], slugs[b], before, after, float(adjusted[at])))
     return sorted(swaps, key=lambda swap: (swap.p_value, swap.overtaken, swap.overtakes))
 
 
