@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic import model_validator as after
 
 from annotations.errors import BeyondError
@@ -46,10 +46,21 @@ ENTRIES_FOLDER = Path(__file__).parent / "entries"
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_PART = r"[A-Za-z0-9_-][A-Za-z0-9._-]*"
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?")  # no file names on Windows
 _FORBIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
-def _check_text(value: str, *, lines: bool) -> str:
+def check_text(value: str, *, lines: bool = False) -> str:
+    """The text itself, if it is plain: no markup, nothing invisible, nothing that turns its direction.
+
+    Args:
+        value: The text.
+        lines: Whether it may have several lines.
+
+    Raises:
+        ValueError: It is not plain.
+    """
     for character in value:
         if lines and character in "\n\t":
             continue
@@ -63,11 +74,11 @@ def _check_text(value: str, *, lines: bool) -> str:
 
 
 def _line(value: str) -> str:
-    return _check_text(value, lines=False)
+    return check_text(value)
 
 
 def _lines(value: str) -> str:
-    return _check_text(value, lines=True)
+    return check_text(value, lines=True)
 
 
 def check_slug(value: str) -> str:
@@ -75,9 +86,9 @@ def check_slug(value: str) -> str:
 
     Raises:
         ValueError: It has other characters than a-z, 0-9, dot, hyphen and underscore, starts or ends with one
-            of the last three, or has two dots in a row.
+            of the last three, has two dots in a row, or is a device's name on Windows.
     """
-    if not _SLUG.fullmatch(value) or ".." in value:
+    if not _SLUG.fullmatch(value) or ".." in value or _RESERVED.fullmatch(value):
         raise ValueError(
             f"slug {value!r} is not allowed; use a-z, 0-9, '.', '-' and '_', at most 100, "
             "starting and ending with a letter or digit"
@@ -113,21 +124,34 @@ def _spdx(value: str) -> str:
 
 
 def _relative(value: str) -> str:
-    parts = value.split("/")
-    if not all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", part) for part in parts):
+    if not all(re.fullmatch(_PART, part) for part in value.split("/")):
         raise ValueError(f"{value!r} is no plain relative path; use letters, digits, '.', '_', '-' and '/'")
     return value
 
 
-Slug = Annotated[str, AfterValidator(check_slug)]
-Line = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_line)]
-Lines = Annotated[str, StringConstraints(min_length=1, max_length=8000), AfterValidator(_lines)]
-Link = Annotated[str, StringConstraints(max_length=500), AfterValidator(_https)]
-Spdx = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_spdx)]
-RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=300), AfterValidator(_relative)]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
-Repository = Annotated[str, StringConstraints(pattern=rf"^{_HUB_NAME.pattern}$")]
+_MARKUP = {"pattern": r"^[^<>]*$"}
+
+Slug = Annotated[
+    str,
+    AfterValidator(check_slug),
+    Field(max_length=100, json_schema_extra={"pattern": f"^{_SLUG.pattern}$"}),
+]
+Line = Annotated[str, Field(min_length=1, max_length=200, json_schema_extra=_MARKUP), AfterValidator(_line)]
+Lines = Annotated[
+    str, Field(min_length=1, max_length=8000, json_schema_extra=_MARKUP), AfterValidator(_lines)
+]
+Link = Annotated[
+    str, Field(max_length=500, json_schema_extra={"pattern": "^https://"}), AfterValidator(_https)
+]
+Spdx = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_spdx)]
+RelativePath = Annotated[
+    str,
+    Field(min_length=1, max_length=300, json_schema_extra={"pattern": f"^{_PART}(/{_PART})*$"}),
+    AfterValidator(_relative),
+]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Repository = Annotated[str, Field(pattern=rf"^{_HUB_NAME.pattern}$")]
 
 State = Literal["active", "superseded", "withdrawn"]
 Status = Literal["self-reported", "recomputed", "verified"]

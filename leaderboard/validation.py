@@ -8,6 +8,7 @@ every number. The report says for each entry which it was. Nothing that was subm
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from leaderboard.entries import (
     CORRECT_FILE,
     ENTRIES_FOLDER,
     Entry,
+    check_text,
     entry_folders,
     read_entry,
     read_limited,
@@ -197,11 +199,17 @@ def _named(name: str, paths: Mapping[str, Path]) -> Path:
 
 def _check(entry: Entry, checked: Checked, *, records: Path | None, hub: bool, labels: _Labels) -> None:
     """Everything about one entry that needs no other entry."""
-    text = entry.scorecard.to_json()
-    if hashlib.sha256(text.encode()).hexdigest() != entry.info.sha256.scorecard:
-        checked.add(
-            "error", f"{SCORECARD_FILE} is not in the form that beyond writes; write it with beyond submit"
-        )
+    for problem in _text_problems(entry.scorecard.model_dump(mode="python"), "scorecard"):
+        checked.add("error", problem)
+    try:
+        text = entry.scorecard.to_json().encode()
+    except (
+        ValueError
+    ) as error:  # a number that is none, or half a character, where the schema allows anything
+        checked.add("error", f"{SCORECARD_FILE} holds what JSON cannot: {error}")
+        return
+    if hashlib.sha256(text).hexdigest() != entry.info.sha256.scorecard:
+        checked.add("error", f"{SCORECARD_FILE} is not in beyond's own form; write it with beyond submit")
     _check_scope(entry, checked)
     for name, track in entry.scorecard.tracks.items():
         _check_track(name, track, entry, checked)
@@ -229,6 +237,22 @@ def _check(entry: Entry, checked: Checked, *, records: Path | None, hub: bool, l
 
 
 # --------------------------------------------------------------------------------------- form and arithmetic
+
+
+def _text_problems(data: Any, where: str) -> Iterator[str]:
+    """Texts anywhere in a scorecard that are not plain; the first of each part."""
+    if isinstance(data, str):
+        try:
+            check_text(data)
+        except ValueError as error:
+            yield f"{where}: text {error}"
+    elif isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from itertools.islice(_text_problems(key, where), 1)
+            yield from itertools.islice(_text_problems(value, f"{where}.{key}"[:80]), 1)
+    elif isinstance(data, Sequence):
+        for value in data:
+            yield from itertools.islice(_text_problems(value, where), 1)
 
 
 def _check_scope(entry: Entry, checked: Checked) -> None:
