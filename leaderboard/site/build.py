@@ -26,6 +26,7 @@ from annotations.classes import (
 )
 from annotations.errors import BeyondError
 from benchmark.report.page import page_css
+from benchmark.scorecard import SCORECARD_FILE
 from leaderboard.correctness import Correctness
 from leaderboard.entries import ENTRIES_FOLDER, load_entries
 from leaderboard.masks import pinned
@@ -158,7 +159,7 @@ def generate(board: Board, *, has: frozenset[str] = frozenset()) -> dict[str, st
         files[f"{HERE}/{name}"] = (ASSETS / name).read_text(encoding="utf-8")
     for row, entry in enumerate(board.entries):
         files[f"entries/{entry.slug}.md"] = pages.entry(row)
-        files[f"entries/{entry.slug}.json"] = entry.scorecard.to_json()
+        files[f"entries/{entry.slug}.json"] = (entry.folder / SCORECARD_FILE).read_text(encoding="utf-8")
         files[f"badges/{entry.slug}.svg"] = pages.badge(row)
         if comparable(entry) and entry.correctness is not None:
             files[f"{HERE}/bits/{entry.slug}.js"] = bits_script(entry.slug, entry.correctness)

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotations.classes import validation_number
+from benchmark import statistics
 from benchmark.report import names
 from benchmark.report.text import clean, digits
 from benchmark.scorecard import Metric
@@ -31,6 +32,9 @@ from leaderboard.ranking import DEFAULT_METRIC, Rank, Ranking, rank_entries
 REAL = "real"
 SINGLE, PEOPLE = "top1_evaluable", DEFAULT_METRIC
 """The two ends of every slope: the same images, by the single label and by what people accept."""
+
+ACCEPTED = "accepted_mistakes"
+"""The share behind the headline; computed here from the bits of an entry, and in no scorecard."""
 
 SCALE = 10_000
 """Fractions travel to the browser as whole ten-thousandths, rounded as they are shown."""
@@ -47,16 +51,22 @@ class Headline:
         images: Images that ReaL can evaluate.
         wrong: Answers on these images that differ from the single label.
         accepted: How many of them people accept.
-        least: Row of the entry with the smallest share, and that share.
-        most: Row of the entry with the largest, and that share.
+        right: Answers that are the single label.
+        rejected: How many of them people do not accept.
+        least: Row of the entry with the smallest share.
+        most: Row of the entry with the largest.
+        rises: Whether the share rises with accuracy: Spearman's ρ with top-1 on the same images above 0.8.
     """
 
     entries: int
     images: int
     wrong: int
     accepted: int
-    least: tuple[int, float]
-    most: tuple[int, float]
+    right: int
+    rejected: int
+    least: int
+    most: int
+    rises: bool
 
     @property
     def share(self) -> float:
@@ -160,17 +170,21 @@ class Board:
 
     @cached_property
     def columns(self) -> list[Column]:
-        """Every metric that any entry has, in reading order."""
+        """Every metric that any entry has, in reading order, and the share behind the headline."""
         seen: dict[str, dict[str, None]] = {}
         for entry in self.entries:
             for track, result in entry.scorecard.tracks.items():
                 seen.setdefault(track, {}).update(dict.fromkeys(result.metrics))
         tracks = [track for track in TRACK_ORDER if track in seen] + sorted(set(seen) - set(TRACK_ORDER))
-        return [
-            Column(track, key, [self.metric(row, key, track) for row in range(len(self.entries))])
-            for track in tracks
-            for key in names.in_reading_order(track, seen[track])
-        ]
+        columns = []
+        for track in tracks:
+            for key in names.in_reading_order(track, seen[track]):
+                values = [self.metric(row, key, track) for row in range(len(self.entries))]
+                columns.append(Column(track, key, values))
+                if (track, key) == ("rectified", PEOPLE) and self.accepted:
+                    derived = [self.accepted.get(row) for row in range(len(self.entries))]
+                    columns.append(Column(track, ACCEPTED, derived))
+        return columns
 
     @cached_property
     def tracks(self) -> list[str]:
@@ -178,23 +192,56 @@ class Board:
         return list(dict.fromkeys(column.track for column in self.columns))
 
     @cached_property
-    def headline(self) -> Headline | None:
-        """The headline, or None where no ranked entry says per image what people accept."""
-        images, wrong, accepted, shares = 0, 0, 0, []
-        for row in self.by_rank:
-            bits, mask = self.entries[row].correctness, self.mask(row, REAL)
+    def accepted(self) -> dict[int, Metric]:
+        """By row: of the answers that the single label calls wrong, the share that people (ReaL) accept."""
+        found = {}
+        for row, entry in enumerate(self.entries):
+            bits, mask = entry.correctness, self.mask(row, REAL)
             if bits is None or mask is None:
                 continue
-            images = images or _count(mask)
             missed = mask & ~bits.packed[TOP1]
-            n, right = _count(missed), _count(missed & bits.packed[REAL])
-            wrong, accepted = wrong + n, accepted + right
+            n = _count(missed)
             if n:
-                shares.append((right / n, row))
-        if not wrong:
+                right = _count(missed & bits.packed[REAL])
+                low, high = statistics.wilson(right, n)
+                found[row] = Metric(
+                    value=right / n, ci_low=float(low), ci_high=float(high), n=n, method="wilson"
+                )
+        return found
+
+    @cached_property
+    def headline(self) -> Headline | None:
+        """The headline, or None where no ranked entry says per image what people accept."""
+        rows = [row for row in self.by_rank if row in self.accepted]
+        if not rows:
             return None
-        least, most = min(shares), max(shares)
-        return Headline(len(shares), images, wrong, accepted, least[::-1], most[::-1])
+        shares = {row: self.accepted[row].value for row in rows}
+        wrong = sum(self.accepted[row].n for row in rows)
+        accepted = sum(round(self.accepted[row].n * shares[row]) for row in rows)
+        mask = self.evaluable.packed[REAL]
+        images, rejected = _count(mask), 0
+        for row in rows:
+            bits = self.entries[row].correctness
+            if bits is not None:
+                rejected += _count(mask & bits.packed[TOP1] & ~bits.packed[REAL])
+        return Headline(
+            entries=len(rows),
+            images=images,
+            wrong=wrong,
+            accepted=accepted,
+            right=images * len(rows) - wrong,
+            rejected=rejected,
+            least=min(rows, key=lambda row: (shares[row], row)),
+            most=max(rows, key=lambda row: (shares[row], -row)),
+            # Fewer wrong answers on the same images is a higher accuracy.
+            rises=len(rows) >= 5
+            and _spearman([-self.accepted[row].n for row in rows], list(shares.values())) > 0.8,
+        )
+
+
+def _spearman(x: Sequence[float], y: Sequence[float]) -> float:
+    ranks = [np.argsort(np.argsort(np.asarray(values), kind="stable"), kind="stable") for values in (x, y)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def comparable(entry: Entry) -> bool:
@@ -207,6 +254,14 @@ def comparable(entry: Entry) -> bool:
 
 def _count(bits: npt.NDArray[np.uint8]) -> int:
     return int(np.bitwise_count(bits).sum())
+
+
+def column_name(column: Column) -> tuple[names.MetricName, str]:
+    """How a column is called, and what it is in one sentence."""
+    if column.key == ACCEPTED:
+        about = "Of the answers that the single label calls wrong, the share that people (ReaL) accept."
+        return names.MetricName("Called wrong, yet accepted", "yet accepted", "people"), about
+    return names.metric_name(column.track, column.key), names.description(column.track, column.key)
 
 
 def column_key(column: Column) -> str:
@@ -283,13 +338,13 @@ def _browser_column(column: Column) -> dict[str, Any]:
             found.append(0 if value is None or scaled is None else float(f"{scaled - value:.6g}"))
         if metric is not None and metric.n != usual:
             other_n[row] = metric.n
-    name = names.metric_name(column.track, column.key)
+    name, about = column_name(column)
     result: dict[str, Any] = {
         "k": column_key(column),
         "track": column.track,
         "label": clean(name.label),
         "short": clean(name.technical),
-        "about": names.description(column.track, column.key),
+        "about": about,
         "group": name.group,
         "unit": unit,
         "n": usual,

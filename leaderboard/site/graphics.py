@@ -60,18 +60,28 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return placed
 
 
+def error_position(value: float, low: float, high: float) -> float:
+    """Distance from the top, in percent, of an accuracy on a scale that is logarithmic in the error.
+
+    Equal steps are equal ratios of errors, so a line that rises more steeply loses a larger part of its error.
+    """
+    least = 1e-4
+    error, top, foot = (math.log(max(1 - v, least)) for v in (value, high, low))
+    return 100 * (error - top) / (foot - top)
+
+
 def slope(marks: Sequence[Mark], *, low: float, high: float, label: str) -> Markup:
     """One line an entry, from `x` on the left axis to `y` on the right, both on one scale, larger is higher.
 
     Args:
-        marks: Entries; those with a label are drawn last and named at the right.
-        low: Value at the foot.
-        high: Value at the top.
+        marks: Entries, accuracies in [0, 1]; those with a label are drawn last and named at the right.
+        low: Accuracy at the foot.
+        high: Accuracy at the top. The scale is that of `error_position`.
         label: Accessible name.
     """
 
     def up(value: float) -> float:
-        return 100 * (high - value) / (high - low)
+        return error_position(value, low, high)
 
     named = sorted((mark for mark in marks if mark.label), key=lambda mark: -mark.y)
     paths = "".join(
@@ -142,12 +152,15 @@ def _curve(left: float, right: float) -> str:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of a scatter plot, linear or logarithmic, with ticks as (value, text)."""
+    """An axis of a scatter plot with ticks as (value, text).
+
+    Its kind is linear, log, or error: logarithmic in one minus the value, so that strong models are not in a heap.
+    """
 
     low: float
     high: float
     ticks: tuple[tuple[float, str], ...]
-    log: bool = False
+    kind: str = "linear"
 
     @classmethod
     def shares(cls, values: Sequence[float]) -> Axis:
@@ -155,6 +168,21 @@ class Axis:
         scale = Scale.around(values)
         decimals = 0 if all(abs(100 * t - round(100 * t)) < 1e-6 for t in scale.ticks) else 1
         return cls(scale.low, scale.high, tuple((t, f"{100 * t:.{decimals}f}") for t in scale.ticks))
+
+    @classmethod
+    def errors(cls, values: Sequence[float]) -> Axis:
+        """An axis around accuracies in [0, 1), logarithmic in the error."""
+        low = max(1 - (1 - min(values)) * 1.06, 0.0)
+        high = 1 - max(1 - max(values), 1e-4) * 0.92
+        candidates = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
+        ticks: list[float] = []
+        for value in candidates:
+            if low <= value <= high and (
+                not ticks
+                or error_position(ticks[-1], low, high) - error_position(value, low, high) > 5
+            ):
+                ticks.append(value)
+        return cls(low, high, tuple((t, f"{100 * t:.0f}") for t in ticks), kind="error")
 
     @classmethod
     def logarithmic(cls, values: Sequence[float], units: Sequence[tuple[float, str]]) -> Axis:
@@ -173,14 +201,20 @@ class Axis:
             size, name = next((u for u in units if value >= u[0]), units[-1])
             return f"{value / size:g}{name}"
 
-        return cls(low, high, tuple((t, text(t)) for t in ticks), log=True)
+        return cls(low, high, tuple((t, text(t)) for t in ticks), kind="log")
 
     def at(self, value: float) -> float:
         """Position in percent of the length."""
         low, high = self.low, self.high
-        if self.log:
+        if self.kind == "error":
+            return 100 - error_position(value, low, high)
+        if self.kind == "log":
             value, low, high = math.log(value), math.log(low), math.log(high)
         return 100 * (value - low) / (high - low)
+
+
+# About the size of a scatter plot on a desktop, in pixels: what names are kept apart at.
+_WIDTH, _HEIGHT = 1100, 480
 
 
 def scatter(marks: Sequence[Mark], x: Axis, y: Axis, *, label: str, diagonal: bool = False) -> Markup:
@@ -202,10 +236,18 @@ def scatter(marks: Sequence[Mark], x: Axis, y: Axis, *, label: str, diagonal: bo
         )
     for mark in marks:
         body += f'<circle class="{mark.tone}" cx="{x.at(mark.x):.2f}%" cy="{100 - y.at(mark.y):.2f}%" r="4.5"/>'
+    taken: list[tuple[float, float, float, float]] = []
     for mark in marks:
         if mark.label:
             at = x.at(mark.x)
             side = 'dx="9"' if at < 75 else 'dx="-9" text-anchor="end"'
+            # A name that would lie on another is left out; the pointer still shows it.
+            left = at * _WIDTH / 100 + (9 if at < 75 else -9 - 1.1 * text_width(mark.label))
+            top = (100 - y.at(mark.y)) * _HEIGHT / 100 - 8
+            box = (left, top, left + 1.1 * text_width(mark.label), top + 16)
+            if any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken):
+                continue
+            taken.append(box)
             body += (
                 f'<text class="name" x="{at:.2f}%" y="{100 - y.at(mark.y):.2f}%" {side} dy="4">'
                 f"{escape(mark.label)}</text>"

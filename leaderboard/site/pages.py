@@ -7,7 +7,9 @@ comes from entries is escaped by the templates.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from benchmark.scorecard import Metric
 from leaderboard.entries import Entry
 from leaderboard.site import graphics
 from leaderboard.site.classes import ClassFacts, ClassScores, superclasses
-from leaderboard.site.data import PEOPLE, SINGLE, Board, column_key, script_json
+from leaderboard.site.data import ACCEPTED, PEOPLE, SINGLE, Board, column_key, column_name, script_json
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -97,8 +99,10 @@ class Pages:
             ranked=len(board.ranks),
             total=len(board.entries),
             headline=headline,
-            least=self._name(headline.least[0]) if headline else "",
-            most=self._name(headline.most[0]) if headline else "",
+            least=self._name(headline.least) if headline else "",
+            least_share=board.accepted[headline.least].value if headline else 0.0,
+            most=self._name(headline.most) if headline else "",
+            most_share=board.accepted[headline.most].value if headline else 0.0,
             has={"submit": "submit" in self.has},
             single=SINGLE,
             people=PEOPLE,
@@ -144,11 +148,9 @@ class Pages:
         if not marks:
             return None, 0.0, 1.0, 0
         values = [value for mark in marks for value in (mark.x, mark.y)]
-        low, high = round(min(values) - 0.01, 2), round(max(values) + 0.01, 2)
+        low, high = (round(1 - (1 - end) * room, 4) for end, room in ((min(values), 1.02), (max(values), 0.97)))
         named = self._worth_naming(marks)
-        marks = [
-            graphics.Mark(m.row, m.x, m.y, m.tone, self._short(m.row)) if m.row in named else m for m in marks
-        ]
+        marks = [replace(m, label=self._short(m.row)) if m.row in named else m for m in marks]
         best, last = marks[0], marks[-1]
         label = (
             f"{len(marks)} models, from accuracy by the single label to accuracy by what people accept. "
@@ -165,21 +167,22 @@ class Pages:
 
     def _short(self, row: int) -> str:
         name = self._name(row)
-        return name if len(name) <= 20 else name[:19] + "…"
+        return name if len(name) <= 26 else name[:25] + "…"
 
-    def _worth_naming(self, marks: Sequence[graphics.Mark], number: int = 9) -> set[int]:
-        """Rows to name in a crowd: first and last, who moves most each way, then evenly through the ranks."""
+    def _worth_naming(self, marks: Sequence[graphics.Mark], number: int = 10) -> set[int]:
+        """Rows to name in a crowd: first and last, who moves most each way, then who is farthest from these."""
         moved = {mark.row: self.board.moved(mark.row) or 0 for mark in marks}
+        height = {mark.row: math.log(max(1 - mark.y, 1e-4)) for mark in marks}
         order = [mark.row for mark in marks]
-        chosen = dict.fromkeys([order[0], order[-1]])
+        chosen = list(dict.fromkeys([order[0], order[-1]]))
         for sign in (1, -1):
             movers = sorted((row for row in order if sign * moved[row] > 0), key=lambda r: -sign * moved[r])
-            chosen.update(dict.fromkeys(movers[:2]))
-        spread = np.linspace(0, len(order) - 1, number + 2).round().astype(int)
-        for at in spread:
-            if len(chosen) >= number:
-                break
-            chosen.setdefault(order[at])
+            chosen += [row for row in movers[:2] if row not in chosen]
+        distance = {row: min(abs(height[row] - height[c]) for c in chosen) for row in order}
+        while len(chosen) < min(number, len(order)):
+            farthest = max(order, key=lambda row: distance[row])
+            chosen.append(farthest)
+            distance = {row: min(d, abs(height[row] - height[farthest])) for row, d in distance.items()}
         return set(chosen)
 
     # --------------------------------------------------------------------------------------------- pictures
@@ -203,10 +206,8 @@ class Pages:
     def _scatter(
         self, marks: list[graphics.Mark], x: graphics.Axis, y: graphics.Axis, label: str, *, diagonal: bool = False
     ) -> Markup:
-        named = self._worth_naming(marks, 7)
-        marks = [
-            graphics.Mark(m.row, m.x, m.y, m.tone, self._short(m.row)) if m.row in named else m for m in marks
-        ]
+        named = self._worth_naming(marks, 16)
+        marks = [replace(m, label=self._short(m.row)) if m.row in named else m for m in marks]
         return graphics.scatter(marks, x, y, label=label, diagonal=diagonal)
 
     def _plot_ranks(self) -> dict[str, Any]:
@@ -267,7 +268,7 @@ class Pages:
         }
         if marks:
             values = [value for mark in marks for value in (mark.x, mark.y)]
-            axis = graphics.Axis.shares(values)
+            axis = graphics.Axis.errors(values)
             plot["svg"] = self._scatter(
                 marks, axis, axis, "Accuracy by the single label against accuracy by people.", diagonal=True
             )
@@ -275,25 +276,31 @@ class Pages:
         return plot
 
     def _plot_error(self) -> dict[str, Any]:
-        key = "rectified_error_reduction"
-        marks = self._pairs("top1", key)
+        marks = []
+        for row, accepted in self.board.accepted.items():
+            single = self.board.metric(row, SINGLE)
+            if row in self.board.ranks and single is not None:
+                tone = graphics.tone(self.board.moved(row))
+                marks.append(graphics.Mark(row, single.value, accepted.value, tone))
+        marks.sort(key=lambda mark: self.board.ranks[mark.row].place)
         plot: dict[str, Any] = {
             "key": "error",
             "kind": "scatter",
             "title": "How much of the error is none?",
-            "why": "The share of a model’s error that is gone once people judge, on the same images: what top-1 "
-            "calls error is a different thing at different accuracies.",
+            "why": "Of the answers that the single label calls wrong, the share that people accept. What top-1 calls "
+            "an error is not the same thing in a weak model and in a strong one.",
             "svg": None,
             "data": {},
             "height": 0,
-            "x": "Top-1, %",
-            "y": "Fewer errors than it seems, %",
+            "x": "Right by the single label, %",
+            "y": "Called wrong, yet accepted, %",
             "absent": "No entry has this figure yet.",
         }
         if marks:
-            x, y = (graphics.Axis.shares([getattr(m, side) for m in marks]) for side in ("x", "y"))
-            plot["svg"] = self._scatter(marks, x, y, "Top-1 against the share of error that is none.")
-            plot["data"] = _axes("top1", key, x, y)
+            x = graphics.Axis.errors([m.x for m in marks])
+            y = graphics.Axis.shares([0.0, *(m.y for m in marks)])
+            plot["svg"] = self._scatter(marks, x, y, "Accuracy against the share of wrong answers that is accepted.")
+            plot["data"] = _axes(SINGLE, ACCEPTED, x, y)
         return plot
 
     def _plot_against(
@@ -320,7 +327,7 @@ class Pages:
         }
         if marks:
             x = graphics.Axis.logarithmic([m.x for m in marks], units)
-            y = graphics.Axis.shares([m.y for m in marks])
+            y = graphics.Axis.errors([m.y for m in marks])
             plot["svg"] = self._scatter(marks, x, y, f"{axis_name} against accuracy by people.")
             plot["data"] = _axes(what, PEOPLE, x, y)
         else:
@@ -539,19 +546,19 @@ class Pages:
     def _key_facts(self, row: int) -> list[dict[str, str]]:
         facts = []
         for key, label in (
-            ("top1", "Top-1"),
+            ("top1", "The single label agrees"),
             (PEOPLE, "People accept"),
             ("mla", "Experts accept"),
-            ("rectified_error_reduction", "Of its error is none"),
+            (ACCEPTED, "Called wrong, yet accepted"),
         ):
-            metric = self.board.metric(row, key)
+            metric = self.board.accepted.get(row) if key == ACCEPTED else self.board.metric(row, key)
             if metric is not None:
+                what = "ReaL" if key == ACCEPTED else names.metric_name("rectified", key).technical
                 facts.append(
                     {
                         "label": label,
                         "value": f"{text.value(metric)} {text.unit_sign(metric)}".strip(),
-                        "sub": f"{names.metric_name('rectified', key).technical}, {text.interval(metric)}, "
-                        f"n {text.count(metric.n)}",
+                        "sub": f"{what}, {text.interval(metric)}, n {text.count(metric.n)}",
                     }
                 )
         return facts
@@ -565,7 +572,7 @@ class Pages:
             found.append(
                 {
                     "key": column_key(column),
-                    "label": text.clean(names.metric_name(column.track, column.key).label),
+                    "label": text.clean(column_name(column)[0].label),
                     "value": text.value(metric),
                     "unit": text.unit_sign(metric),
                     "interval": _interval_and_bounds(metric),
@@ -605,7 +612,8 @@ def _axes(x: str, y: str, across: graphics.Axis, up: graphics.Axis) -> dict[str,
         "xhigh": f"{across.high:.6g}",
         "low": f"{up.low:.6g}",
         "high": f"{up.high:.6g}",
-        "log": int(across.log),
+        "xscale": across.kind,
+        "yscale": up.kind,
     }
 
 
@@ -613,7 +621,7 @@ def _share_interval(successes: int, n: int) -> str:
     if not n:
         return ""
     low, high = statistics.wilson(successes, n)
-    return f"{text.percent(successes / n, 0)} %, interval {text.percent(float(low), 0)}–{text.percent(float(high), 0)}"
+    return f"{100 * successes / n:.0f} %, interval {100 * low:.0f}–{100 * high:.0f}"
 
 
 def _class_rows(counts: Sequence[tuple[int, int]], class_name: Sequence[str]) -> list[dict[str, Any]]:

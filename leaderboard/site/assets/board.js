@@ -1,6 +1,6 @@
 /* The table: sort, filter, search, choose columns, interval bars, pick two to compare, download, state in the
    address. It draws only as many rows as are asked for, so that 1,600 entries sort and filter in a few
-   milliseconds. No library: see docs/leaderboard.md for why. */
+   milliseconds. No library: docs/site.md says why. */
 (() => {
   "use strict";
   const escape = (text) => String(text).replace(/[&<>"'`]/g, (c) => `&#${c.charCodeAt(0)};`);
@@ -37,6 +37,9 @@
       });
       return low < high ? [low, high] : [low - 1, low + 1];
     };
+    // Accuracies stand on a scale that is logarithmic in the error, as in the picture above the table.
+    const error = (value) => -Math.log(Math.max(1 - value / 1e4, 1e-4));
+    const onError = (range, value) => (100 * Math.min(1, Math.max(0, (error(value) - error(range[0])) / (error(range[1]) - error(range[0]))))).toFixed(1);
     const place = (range, value) => (100 * Math.min(1, Math.max(0, (value - range[0]) / (range[1] - range[0])))).toFixed(1);
     const moved = data.rank.map((rank, row) => (rank && data.top1rank[row] ? data.top1rank[row][0] - rank[0] : null));
     const rankText = (rank) => (rank[1] === rank[2] ? rank[1] : `${rank[1]}–${rank[2]}`);
@@ -50,12 +53,13 @@
     const ranges = {};
     for (const metric of data.metrics) {
       const range = span([metric]);
-      columns.push({ key: metric.k, metric, label: metric.k === "top1" ? "Top-1" : metric.k === "real_accuracy" ? "People accept" : metric.short, long: metric.label, about: metric.about, group: (data.trackNames.find((t) => t[0] === metric.track) || ["", metric.track])[1], first: metric.less ? 1 : -1, num: true, value: (r) => metric.v[r], csv: (r) => metricCsv(metric, r), cell: (r) => {
+      columns.push({ key: metric.k, metric, label: metric.k === "top1" ? "Top-1" : metric.k === "real_accuracy" ? "People accept" : metric.k === "accepted_mistakes" ? "Wrong, yet accepted" : metric.short, long: metric.label, about: metric.about, group: (data.trackNames.find((t) => t[0] === metric.track) || ["", metric.track])[1], first: metric.less ? 1 : -1, num: true, value: (r) => metric.v[r], csv: (r) => metricCsv(metric, r), cell: (r) => {
         if (metric.v[r] === null) return dash;
         const strong = metric.group === "people";
         let html = strong ? `<b class="people">${shown(metric, r)}</b>` : shown(metric, r);
         if (metric.l) {
-          const low = place(range, metric.v[r] + metric.l[r]), high = place(range, metric.v[r] + metric.h[r]);
+          const at = metric.unit === "fraction" && metric.k !== "accepted_mistakes" && (metric.group === "people" || metric.group === "label") ? onError : place;
+          const low = at(range, metric.v[r] + metric.l[r]), high = at(range, metric.v[r] + metric.h[r]);
           html += `<span class="ci${strong ? " people" : ""}"><i style="left:${low}%;width:${(high - low).toFixed(1)}%"></i></span><span class="hidden">, interval ${shown(metric, r, metric.v[r] + metric.l[r])} to ${shown(metric, r, metric.v[r] + metric.h[r])}</span>`;
         }
         return html;
@@ -68,8 +72,8 @@
       const gain = (r) => (single.v[r] === null || people.v[r] === null ? null : people.v[r] - single.v[r]);
       extra.push({ key: "track", label: "From the label to people", long: "From the single label to what people accept, same images", group: "Derived", first: -1, cls: "track", value: gain, csv: (r) => (gain(r) === null ? "" : gain(r) / 1e4), cell: (r) => {
         if (gain(r) === null) return dash;
-        const a = place(range, single.v[r]), b = place(range, people.v[r]);
-        const low = place(range, people.v[r] + (people.l ? people.l[r] : 0)), high = place(range, people.v[r] + (people.h ? people.h[r] : 0));
+        const a = onError(range, single.v[r]), b = onError(range, people.v[r]);
+        const low = onError(range, people.v[r] + (people.l ? people.l[r] : 0)), high = onError(range, people.v[r] + (people.h ? people.h[r] : 0));
         return `<span class="rail"><i class="join" style="left:${Math.min(a, b)}%;width:${Math.abs(b - a).toFixed(1)}%"></i><i class="band" style="left:${low}%;width:${(high - low).toFixed(1)}%"></i><i class="ring" style="left:${a}%"></i><i class="dot" style="left:${b}%"></i></span><span class="hidden">from ${shown(single, r)} to ${shown(people, r)} percent</span>`;
       } });
       extra.push({ key: "gain", label: "Gain", long: "Points gained from the single label to what people accept, same images", group: "Derived", first: -1, num: true, value: gain, csv: (r) => (gain(r) === null ? "" : gain(r) / 1e4), cell: (r) => (gain(r) === null ? dash : `${gain(r) < 0 ? "−" : "+"}${Math.abs(gain(r) / 100).toFixed(1)}`) });
@@ -93,7 +97,7 @@
       rows, columns, main, noun: ["model", "models"], file: "leaderboard", name: (r) => data.name[r], slug: (r) => data.slug[r], compare: true,
       apart: "Not ranked: scored on a sample, superseded, withdrawn or incomplete",
       haystack: (r) => `${data.name[r]} ${data.slug[r]} ${data.families[data.family[r]]} ${data.year[r]}`.toLowerCase(),
-      usual: narrow ? ["top1", "real_accuracy", "moved"] : ["top1", "track", "real_accuracy", "gain", "moved", "mla", "parameters"],
+      usual: narrow ? ["top1", "real_accuracy", "moved"] : ["top1", "track", "real_accuracy", "moved", "accepted_mistakes", "mla", "parameters"],
       sort: ["rank", 1],
       filters: [
         { key: "family", label: "Family", options: data.families.map((f) => [f, f]), test: (r, v) => data.families[data.family[r]] === v },

@@ -19,22 +19,25 @@
     if (key === "throughput") return `${+found.toPrecision(3)} images/s`;
     if (key === "rank") return `rank ${found} by what people accept`;
     if (key === "top1rank") return `rank ${found} by top-1`;
-    const name = { top1_evaluable: "single label", real_accuracy: "people", top1: "top-1", rectified_error_reduction: "of its error is none" }[key] || metric[key].short;
+    const name = { top1_evaluable: "single label", real_accuracy: "people", top1: "top-1", accepted_mistakes: "of the answers called wrong are accepted" }[key] || metric[key].short;
     return metric[key].unit === "fraction" ? `${(100 * found).toFixed(2)} % ${name}` : `${found} ${name}`;
   };
   const figures = [];
 
   function start(figure) {
     const { kind, x: xKey, y: yKey } = figure.dataset;
-    const low = +figure.dataset.low, high = +figure.dataset.high, xLow = +figure.dataset.xlow, xHigh = +figure.dataset.xhigh, log = figure.dataset.log === "1", last = +figure.dataset.last;
+    const low = +figure.dataset.low, high = +figure.dataset.high, xLow = +figure.dataset.xlow, xHigh = +figure.dataset.xhigh, last = +figure.dataset.last;
     const canvas = figure.querySelector(".canvas");
+    const scales = { linear: (v) => v, log: Math.log, error: (v) => -Math.log(Math.max(1 - v, 1e-4)) };
+    const at = (kind, v, from, to) => (scales[kind](v) - scales[kind](from)) / (scales[kind](to) - scales[kind](from));
+    const down = (v) => 1 - at("error", v, low, high);
     const marks = [];
     data.slug.forEach((_, row) => {
       const x = value(xKey, row), y = value(yKey, row);
       if (data.rank[row] === null || x === null || y === null) return;
-      if (kind === "slope") marks.push({ row, a: (high - x) / (high - low), b: (high - y) / (high - low) });
+      if (kind === "slope") marks.push({ row, a: down(x), b: down(y) });
       else if (kind === "ranks") marks.push({ row, a: (x - 0.5) / last, b: (y - 0.5) / last });
-      else marks.push({ row, a: log ? Math.log(x / xLow) / Math.log(xHigh / xLow) : (x - xLow) / (xHigh - xLow), b: (high - y) / (high - low) });
+      else marks.push({ row, a: at(figure.dataset.xscale, x, xLow, xHigh), b: 1 - at(figure.dataset.yscale, y, low, high) });
     });
     if (!marks.length) return;
     const order = [...marks].sort((p, q) => p.b - q.b || p.row - q.row);
@@ -70,9 +73,9 @@
       name.textContent = data.name[mark.row];
       tip.append(name, ...lines.flatMap((line, at) => (at ? [document.createElement("br"), line] : [line])));
       const box = canvas.getBoundingClientRect();
-      const at = kind === "scatter" ? mark.a : x === null ? 0.5 : x;
-      const up = kind === "scatter" ? mark.b : mark.a + (mark.b - mark.a) * at;
-      const left = Math.min(Math.max(at * box.width + 14, 0), box.width + 60 - tip.offsetWidth);
+      const across = kind === "scatter" ? mark.a : x === null ? 0.5 : x;
+      const up = kind === "scatter" ? mark.b : mark.a + (mark.b - mark.a) * across;
+      const left = Math.min(Math.max(across * box.width + 14, 0), box.width + 60 - tip.offsetWidth);
       tip.style.left = `${left}px`;
       tip.style.top = `${up * box.height > box.height / 2 ? up * box.height - tip.offsetHeight - 14 : up * box.height + 14}px`;
       if (speak) live.textContent = `${data.name[mark.row]}: ${lines.join(", ")}`;
