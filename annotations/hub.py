@@ -308,7 +308,7 @@ def _network_errors() -> tuple[type[BaseException], ...]:
     return tuple(found)
 
 
-def _is_transient(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether trying again may help: a broken connection, an overloaded server."""
     seen: BaseException | None = error
     while seen is not None:
@@ -325,7 +325,7 @@ def retry(action: Callable[[], T]) -> T:
         try:
             return action()
         except Exception as error:
-            if attempt == ATTEMPTS or not _is_transient(error):
+            if attempt == ATTEMPTS or not is_transient(error):
                 raise
             time.sleep(0.2 * 4 ** (attempt - 1))
     raise AssertionError("unreachable")
