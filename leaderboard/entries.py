@@ -488,7 +488,7 @@ def load_yaml(text: str, *, where: str) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         at = f", line {mark.line + 1}" if mark is not None else ""
-        what = getattr(error, "problem", None) or str(error)
+        what = " ".join((getattr(error, "problem", None) or str(error)).split())
         raise BeyondError(f"{where}{at} is not plain YAML: {what}") from None
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from annotations.judgements import LabelSets, Verdict
 from benchmark import statistics
 from benchmark.scorecard import SCORECARD_FILE, Metric, Track
 from benchmark.tracks import TRACKS
-from leaderboard.correctness import TOP1, Correctness
+from leaderboard.correctness import TOP1, Bools, Correctness
 from leaderboard.entries import (
     CORRECT_FILE,
     ENTRIES_FOLDER,
@@ -38,6 +38,9 @@ from leaderboard.entries import (
 from leaderboard.masks import evaluable, full_fingerprint, pinned
 from leaderboard.ranking import compare_all
 from leaderboard.records import find_records
+
+if TYPE_CHECKING:
+    from benchmark.tracks.rectified import Answers
 
 Level = Literal["error", "warning", "note"]
 Basis = Literal["records", "bits", "form"]
@@ -454,7 +457,7 @@ def _check_bits(entry: Entry, checked: Checked) -> Correctness | None:
                 f"{CORRECT_FILE}: {source} cannot evaluate some images that it calls right or unjudged",
             )
             continue
-        answers[source] = _answers(mask, right, opened)
+        answers[source] = answers_of(mask, right, opened)
     if len(answers) == len(bits.sources):
         from benchmark.tracks.rectified import score_verdicts
 
@@ -466,7 +469,14 @@ def _check_bits(entry: Entry, checked: Checked) -> Correctness | None:
     return bits
 
 
-def _answers(mask: np.ndarray, right: np.ndarray, opened: np.ndarray) -> Any:
+def answers_of(mask: Bools, right: Bools, opened: Bools) -> Answers:
+    """Answers as the rectified track has them, from bits; only what `score_verdicts` uses is there.
+
+    Args:
+        mask: bool (N,), images that the source can evaluate.
+        right: bool (N,), its verdict on the top-1 prediction counts as right.
+        opened: bool (N,), nobody judged the prediction.
+    """
     from benchmark.tracks.rectified import Answers
 
     verdict = np.where(right, Verdict.ACCEPTED, np.where(opened, Verdict.UNJUDGED, Verdict.REJECTED))
@@ -689,7 +699,7 @@ def _duplicates(entries: Sequence[Entry]) -> Iterator[tuple[str, Level, str]]:
         ("the same name", lambda e: _plain(e.info.name)),
         ("the same weights on the same images", _weights),
         ("the same records", lambda e: e.info.records.sha256),
-        ("the same right answers, image by image", _bits_key),
+        ("the same right answers on every image", _bits_key),
     ]
     for what, key in keys:
         groups: dict[str, list[Entry]] = {}
