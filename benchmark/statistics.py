@@ -70,6 +70,23 @@ def wilson(successes: Numbers, n: Numbers, *, z: Numbers = Z95) -> Interval:
     return Interval(np.maximum(low, 0.0), np.minimum(high, 1.0))
 
 
+def upper_bound(successes: Numbers, n: Numbers, *, level: float = 0.95) -> FloatArray:
+    """Exact one-sided upper limit on a proportion (Clopper & Pearson 1934, Biometrika 26:404).
+
+    Args:
+        successes: Number of successes, 0 to n.
+        n: Number of trials, ≥ 1.
+        level: Confidence.
+
+    Example:
+        >>> round(float(upper_bound(0, 500)), 5)
+        0.00597
+    """
+    k, n = (np.asarray(x, dtype=np.float64) for x in np.broadcast_arrays(successes, n))
+    limit = special.betaincinv(k + 1, np.maximum(n - k, 1e-300), level)
+    return np.asarray(np.where(k >= n, 1.0, limit), dtype=np.float64)
+
+
 def mean_estimate(values: FloatArray) -> Estimate:
     """Mean of independent values in [0, 1], with its variance and effective sample size.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from annotations.errors import BeyondError
+from leaderboard.verify import verify
 
 if TYPE_CHECKING:
     from leaderboard.ranking import Movement, Ranking
@@ -27,6 +28,9 @@ entries_option = click.option(
 @click.group()
 def leaderboard() -> None:
     """Check, rank and publish entries: scorecards with their provenance."""
+
+
+leaderboard.add_command(verify)
 
 
 def _folder(folder: Path | None) -> Path:
@@ -269,7 +273,7 @@ def _build(folder: Path | None, out: Path, site: Path | None, *, sources_only: b
     from benchmark.report.text import count
     from leaderboard.site.build import build as write
 
-    built = write(_folder(folder), out=out, site=site)
+    built = write(_folder(folder), out=out)
     click.echo(
         f"{count(built.entries)} entries, {count(built.ranked)} of them ranked: {count(built.files)} files, "
         f"{built.size / 1e6:.1f} MB in {built.out}",
@@ -278,11 +282,13 @@ def _build(folder: Path | None, out: Path, site: Path | None, *, sources_only: b
     if sources_only:
         return built.out
     _need_mkdocs()
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-f", str(built.config)]
-    done = subprocess.run(command, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, check=False)
+    target = (site or Path("site")).resolve()
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--clean"]
+    command += ["-f", str(built.config), "--site-dir", str(target)]
+    done = subprocess.run(command, env={**built.environment(), **os.environ}, check=False)
     if done.returncode:
         raise BeyondError(f"mkdocs could not build {built.config}; its messages are above")
-    return (site or Path("site")).resolve()
+    return target
 
 
 def _need_mkdocs() -> None:

@@ -221,6 +221,18 @@ class Verification(_Strict):
     agreed: int = Field(ge=0, description="Images with the same top-1 prediction.")
     seed: Line = Field(description="What the random subset was drawn with.")
     tolerance: float = Field(ge=0, le=1, description="Share of differing predictions that is allowed.")
+    differing_at_most: float | None = Field(
+        default=None, ge=0, le=1, description="One-sided 95 % bound on the share of predictions that differ."
+    )
+    top5_agreed: int | None = Field(default=None, ge=0, description="Images with the same five best classes.")
+    logit_tolerance: float | None = Field(
+        default=None, ge=0, description="How far logits might lie apart; absent without published logits."
+    )
+    largest_logit_difference: float | None = Field(
+        default=None, ge=0, description="Largest difference of logits of the five best classes."
+    )
+    model: Line | None = Field(default=None, description="Model spec that was run.")
+    versions: dict[Line, Line] = Field(default_factory=dict, description="Of packages and the device.")
 
     @after(mode="after")
     def _possible(self) -> Verification:
