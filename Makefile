@@ -41,9 +41,8 @@ strength: $(VENV)/.dev ## Measure the attacks at full budget against AutoAttack'
 bench: $(VENV)/.dev ## Measure against the peers, side by side
 	@$(BIN)/python -m pytest tests/bench --benchmark-only
 
-site: $(VENV)/.dev ## Build the documentation site into site/
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "Open site/index.html"
+site: $(VENV)/.dev ## Build the site, leaderboard and documentation, into site/
+	@$(BIN)/beyond leaderboard build
 
 browser: $(VENV)/.dev
 	@$(BIN)/python -m tests.browser

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from annotations.errors import BeyondError
+from leaderboard.drift import drift
+from leaderboard.review import comment, review
 from leaderboard.verify import verify
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ def leaderboard() -> None:
     """Check, rank and publish entries: scorecards with their provenance."""
 
 
-leaderboard.add_command(verify)
+for command in (comment, drift, review, verify):
+    leaderboard.add_command(command)
 
 
 def _folder(folder: Path | None) -> Path:

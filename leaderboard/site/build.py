@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ class Built:
         ranked: How many of them are ranked.
         files: Number of generated files.
         size: Their bytes.
+        newest: Day of the newest submission, the only date that the site shows of itself.
     """
 
     out: Path
@@ -75,6 +77,12 @@ class Built:
     ranked: int
     files: int
     size: int
+    newest: date
+
+    def environment(self) -> dict[str, str]:
+        """Variables for `mkdocs build` that make its output depend on nothing but the sources."""
+        midnight = datetime(self.newest.year, self.newest.month, self.newest.day, tzinfo=UTC)
+        return {"SOURCE_DATE_EPOCH": str(int(midnight.timestamp())), "NO_MKDOCS_2_WARNING": "1"}
 
 
 def build(
@@ -83,7 +91,6 @@ def build(
     out: Path = Path("build/site"),
     *,
     config: Path = ROOT / "mkdocs.yml",
-    site: Path | None = None,
 ) -> Built:
     """Write the sources of the site.
 
@@ -92,7 +99,6 @@ def build(
         docs: Folder of hand-written pages, copied beside the generated ones.
         out: Folder to write; what an earlier build left there is replaced.
         config: `mkdocs.yml` of the hand-written pages, from which the site's own is made.
-        site: Where `mkdocs build` shall put the site; by default `site` beside `config`.
 
     Raises:
         BeyondError: An entry is not valid, a folder is missing, `out` holds something else, or a hand-written
@@ -114,7 +120,7 @@ def build(
     for name, content in generated.items():
         (target / name).write_bytes(content.encode("utf-8"))
     settings = out / "mkdocs.yml"
-    settings.write_text(site_config(config, site or config.resolve().parent / "site"), encoding="utf-8")
+    settings.write_text(site_config(config), encoding="utf-8")
     return Built(
         out=out,
         config=settings,
@@ -122,6 +128,7 @@ def build(
         ranked=len(board.ranks),
         files=len(generated),
         size=sum(len(content) for content in generated.values()),
+        newest=max((entry.info.submitted for entry in board.entries), default=date(2026, 1, 1)),
     )
 
 
@@ -240,14 +247,17 @@ def site_css() -> str:
     )
 
 
-def site_config(config: Path, site: Path) -> str:
-    """The configuration of the whole site, made from that of the hand-written pages."""
+def site_config(config: Path) -> str:
+    """The configuration of the whole site, made from that of the hand-written pages.
+
+    The site goes to `site` beside it, unless `mkdocs build --site-dir` says otherwise.
+    """
     settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     if not isinstance(settings, Mapping):
         raise BeyondError(f"{config} is no configuration of mkdocs")
     settings = dict(settings)
     settings["docs_dir"] = "docs"
-    settings["site_dir"] = str(site)
+    settings["site_dir"] = "site"
     navigation = [item for item in settings.get("nav", []) if item != {"API": "api.md"}]
     for item in navigation:
         for children in item.values() if isinstance(item, dict) else ():

@@ -4,7 +4,7 @@
 (() => {
   "use strict";
   const escape = (text) => String(text).replace(/[&<>"'`]/g, (c) => `&#${c.charCodeAt(0)};`);
-  const PAGE = 100;
+  const PAGE = 50;
   const narrow = matchMedia("(max-width: 44em)").matches;
   const dash = '<span class="quiet">–</span>';
 
@@ -150,7 +150,7 @@
       return cache.get(key);
     };
     let state, order = [], drawn = 0;
-    const few = source.rows <= 250;
+    const few = source.rows <= 100;
 
     function read() {
       const query = new URLSearchParams(location.search);
