@@ -392,12 +392,13 @@ def _paths(submission: Submission) -> set[str]:
 def remote_differences(api: HfApi, repository: str, revision: str, submission: Submission) -> set[str]:
     """Paths that differ, are missing, or are too many in a dataset repository, by size and checksum."""
     return _listed_differences(
-        _remote(api, repository, revision, [f"{name}/{submission.slug}" for name in (ENTRIES, RECORDS)]),
+        remote_files(api, repository, revision, [f"{name}/{submission.slug}" for name in (ENTRIES, RECORDS)]),
         {file.path: file for file in submission.files},
     )
 
 
-def _remote(api: HfApi, repository: str, revision: str, folders: list[str]) -> dict[str, hub.RemoteFile]:
+def remote_files(api: HfApi, repository: str, revision: str, folders: list[str]) -> dict[str, hub.RemoteFile]:
+    """The files in some folders of a dataset repository, by path; what is not there is passed over."""
     from huggingface_hub.errors import EntryNotFoundError
     from huggingface_hub.hf_api import RepoFile
 
@@ -455,7 +456,7 @@ def check_published(submission: Submission) -> None:
     endpoint = (os.environ.get("HF_ENDPOINT") or hub.DEFAULT_ENDPOINT).rstrip("/")
     with hub.plain_errors(repository, revision, endpoint):
         api = HfApi(endpoint=endpoint)
-        remote = hub.retry(lambda: _remote(api, repository, revision, [path]))
+        remote = hub.retry(lambda: remote_files(api, repository, revision, [path]))
     here = {f"{path}/{file.path.split('/', 2)[2]}": file for file in submission.records}
     different = _listed_differences(remote, here)
     if different:

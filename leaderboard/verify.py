@@ -61,7 +61,7 @@ class Agreement:
 
 
 def draw(image_ids: npt.NDArray[np.object_], n: int, *seed: object) -> npt.NDArray[np.object_]:
-    """Take n of the ids at random without repetition, in the order of ids; the same for the same seed and ids."""
+    """Take n of the ids at random, each once, in the order of ids; the same for the same seed and ids."""
     from benchmark import statistics
 
     ids = np.sort(image_ids.astype(str)).astype(object)
@@ -192,8 +192,8 @@ def model_spec(entry: Entry, given: str | None) -> str:
     named = spec.startswith(("timm:", "torchvision:", "hf:")) or spec.startswith("efficientnet-lite")
     if not named or (spec.startswith("timm:") and "@" in spec):
         raise BeyondError(
-            f"the entry names {spec!r}, which cannot be loaded by name alone; read its code, and name what to "
-            "run with --model"
+            f"the entry names {spec!r}, which cannot be loaded by name alone; read its code, and name what "
+            "to run with --model"
         )
     return spec
 
@@ -276,7 +276,10 @@ def run_verification(
     spec = model_spec(entry, spec)
     theirs = published(entry, records=records, hub=hub)
     images = open_image_set(images_spec)
-    here = np.array([i for i in theirs.image_ids if i in _known(images)], dtype=object)
+    here = theirs.image_ids
+    if images.total is not None:  # a stream is only known once it was read
+        there = {image_id for chunk in images.chunks(4096) for image_id in chunk.ids}
+        here = np.array([image_id for image_id in here if image_id in there], dtype=object)
     if min(sample, len(here)) < needed:
         raise BeyondError(
             f"{min(sample, len(here))} images cannot rule out {tolerance:.1%} of differing predictions; it "
@@ -329,10 +332,6 @@ def run_verification(
         as_json=as_json,
     )
     return passed
-
-
-def _known(images: ImageSet) -> set[str]:
-    return {image_id for chunk in images.chunks(4096) for image_id in chunk.ids}
 
 
 def _check_weights(entry: Entry, classifier: Classifier) -> None:

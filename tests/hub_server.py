@@ -185,7 +185,7 @@ class HubServer:
         """Break the next connections of a submission, one after the other, at these places.
 
         `upload` is in the middle of an LFS upload; `before commit` is after the whole commit was received
-        and before anything of it is kept; `after commit` is after it was kept and before the client hears of it.
+        and before anything of it is kept; `after commit` is after it was kept, before the client hears of it.
         """
         with self.lock:
             self._cuts = list(where)
