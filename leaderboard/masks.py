@@ -97,23 +97,29 @@ def full_fingerprint() -> str:
     return fingerprint_of(Predictions(ids, validation_labels(), np.zeros((len(ids), 1), dtype=np.int16)))
 
 
-def evaluable(correctness: Correctness, source: str, masks: Masks | None = None) -> Bools | None:
+def evaluable(correctness: Correctness, source: str, *, sets: LabelSets | None = None) -> Bools | None:
     """Which images of an entry a source can evaluate: bool (N,), or None where nobody here can say.
 
-    The masks of this repository answer for the whole validation set; for a sample, or at another revision,
-    the source's label sets must be here at the revision that the entry names.
+    The masks of this repository answer for the whole validation set at their revisions; otherwise the
+    source's label sets must be here at the revision that the entry names.
+
+    Args:
+        correctness: The entry's bits.
+        source: One of its sources.
+        sets: The source's label sets, if they are loaded already.
     """
     revision = correctness.annotations[source]
     if correctness.full:
-        found = (masks or load_masks()).get(source, revision)
+        found = load_masks().get(source, revision)
         if found is not None:
             return found
-    from annotations.sources import load
+    if sets is None:
+        from annotations.sources import load
 
-    try:
-        sets = load(source, offline=True)
-    except BeyondError:
-        return None
+        try:
+            sets = load(source, offline=True)
+        except BeyondError:
+            return None
     if pinned(sets.revision) != pinned(revision):
         return None
     return _evaluable(sets, correctness.image_ids)

@@ -118,7 +118,7 @@ def compare_all(
     bits = np.stack(right) if size else np.zeros((0, -(-n // 8)), dtype=np.uint8)
     if images is not None:
         bits = bits & images
-        n = int(np.unpackbits(images, count=n).sum())
+        n = int(np.bitwise_count(images).sum())
     both = np.zeros((size, size), dtype=np.float64)
     helped = np.zeros((size, size), dtype=np.float64)
     opened = unjudged if unjudged is not None and any(len(rows) for rows in unjudged) else None
@@ -425,8 +425,8 @@ def _swaps(
 ) -> list[Swap]:
     """Pairs that change places, with a paired test of whether their difference changes at all.
 
-    An image gains a classifier −1, 0 or 1; the gains of two on the same images are compared by the paired z
-    test, whose n is tens of thousands. The variances of all pairs come from one matrix product.
+    An image gains a classifier −1, 0 or 1; the gains of two on the same images are compared by the paired t
+    test. The variances of all pairs come from one matrix product.
     """
     if len(slugs) < 2:
         return []
@@ -446,11 +446,12 @@ def _swaps(
     differences = [value[:, None] - value for value in values]
     mean = differences[1] - differences[0]
     squares = np.diagonal(product)
-    variance = np.maximum((squares[:, None] + squares - 2 * product) / n - mean**2, 0) / n
+    spread = np.maximum((squares[:, None] + squares - 2 * product) / n - mean**2, 0)
+    variance = spread / max(n - 1, 1)
     i, j = np.triu_indices(len(slugs), 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.abs(mean[i, j]) / np.sqrt(variance[i, j])
-    adjusted = holm(np.where(variance[i, j] > 0, 2 * special.ndtr(-z), mean[i, j] == 0))
+        t = np.abs(mean[i, j]) / np.sqrt(variance[i, j])
+    adjusted = holm(np.where(variance[i, j] > 0, 2 * special.stdtr(max(n - 1, 1), -t), mean[i, j] == 0))
     swaps = []
     ranked = [np.array([ranking.ranks[slug].value for slug in slugs]) for ranking in (first, second)]
     signs = [np.sign(value[i] - value[j]) for value in ranked]

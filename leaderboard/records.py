@@ -113,18 +113,21 @@ def _belongs(name: str, path: str) -> bool:
 
 def _download(records: Records) -> Path:
     """Download records from the Hub at their commit; what is too large is refused before it is fetched."""
-    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.hf_api import RepoFile
 
     repository, revision, path = str(records.repository), str(records.revision), str(records.path)
+    endpoint = (os.environ.get("HF_ENDPOINT") or hub.DEFAULT_ENDPOINT).rstrip("/")
     target = store_dir().parent / "records" / repository.replace("/", "--") / revision
 
     def listed() -> list[RepoFile]:
-        tree = HfApi().list_repo_tree(repository, repo_type="dataset", revision=revision, recursive=True)
+        tree = HfApi(endpoint=endpoint).list_repo_tree(
+            repository, repo_type="dataset", revision=revision, recursive=True
+        )
         some = itertools.islice(tree, MAX_LISTED)
         return [item for item in some if isinstance(item, RepoFile) and _belongs(item.path, path)]
 
-    with hub.plain_errors(repository, revision, os.environ.get("HF_ENDPOINT", constants.ENDPOINT)):
+    with hub.plain_errors(repository, revision, endpoint):
         files = hub.retry(listed)
         if not files:
             raise BeyondError(f"{repository} has no {path} at {revision[:12]}; submit its records again")
@@ -133,7 +136,12 @@ def _download(records: Records) -> Path:
         names = [item.path for item in files]
         hub.retry(
             lambda: snapshot_download(
-                repository, repo_type="dataset", revision=revision, allow_patterns=names, local_dir=target
+                repository,
+                repo_type="dataset",
+                revision=revision,
+                allow_patterns=names,
+                local_dir=target,
+                endpoint=endpoint,
             )
         )
     return target / path

@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 import yaml
@@ -226,7 +226,8 @@ def test_a_write_that_is_cut_off_is_found_and_repaired(
     entry = read_entry(ENTRIES_FOLDER / "resnet50")
     other = read_entry(ENTRIES_FOLDER / "vgg16")
     write_entry(tmp_path, entry.info, entry.scorecard, entry.correctness)
-    real_replace, done = Path.replace, []
+    real_replace = Path.replace
+    done: list[Path] = []
 
     def replace_once(self: Path, target: Path) -> Path:
         if done:

@@ -109,7 +109,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     from huggingface_hub import constants
 
     with HubServer() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
