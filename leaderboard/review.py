@@ -106,25 +106,30 @@ def review_checkout(checkout: Path, *, base: str = "HEAD^1", hub: bool = True) -
     folder = checkout / IN_REPOSITORY
     for slug in slugs:
         before = _before(checkout, base, slug)
-        if not (folder / slug).is_dir():
+        if (folder / slug).is_symlink() or not (folder / slug).is_dir():
             gone = Note(
                 level="error", message="an entry is never removed; set its state to withdrawn, with a reason"
             )
             entries.append(Reviewed(slug=slug[:200], change="removed", passed=False, findings=[gone]))
             continue
-        report = validate(folder, [slug], hub=hub, submission=before is None)
+        change: Literal["added", "changed"] = "added" if before is None else "changed"
+        try:
+            report = validate(folder, [slug], hub=hub, submission=before is None)
+        except BeyondError as error:
+            problem = Note(level="error", message=str(error).replace(f"{checkout}/", "")[:2000])
+            entries.append(Reviewed(slug=slug[:200], change=change, passed=False, findings=[problem]))
+            continue
         checked = report.entries[0]
-        findings = [
-            Note(level=finding.level, message=finding.message[:2000])
-            for finding in checked.findings[:MAX_FINDINGS]
-        ]
         entries.append(
             Reviewed(
                 slug=slug[:200],
-                change="added" if before is None else "changed",
+                change=change,
                 basis=checked.basis,
                 passed=report.passed,
-                findings=findings,
+                findings=[
+                    Note(level=finding.level, message=finding.message[:2000])
+                    for finding in checked.findings[:MAX_FINDINGS]
+                ],
                 metrics=_metrics(folder / slug, before),
             )
         )

@@ -26,7 +26,7 @@ SIMULATIONS = 1000
 Ints = npt.NDArray[np.int64]
 
 
-def beyond(*args: str | Path) -> int:
+def beyond(*args: object) -> int:
     try:
         main([str(arg) for arg in args])
     except SystemExit as stop:

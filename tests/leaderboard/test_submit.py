@@ -40,7 +40,7 @@ contact: tester
 """
 
 
-def beyond(*args: str | Path) -> int:
+def beyond(*args: object) -> int:
     try:
         main([str(arg) for arg in args])
     except SystemExit as stop:
@@ -403,7 +403,7 @@ def test_records_on_the_hub_that_are_others_are_refused(
 def test_a_branch_needs_a_clone_of_this_project(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[str | Path] = ["submit", made / "run", "--details", made / "details.yaml", "--to", "branch"]
+    asked: list[object] = ["submit", made / "run", "--details", made / "details.yaml", "--to", "branch"]
     assert beyond(*asked, "--checkout", tmp_path, "--records", f"a/b@{'0' * 40}") == 2
     assert "no clone of the leaderboard's repository" in capsys.readouterr().err
     with pytest.raises(BeyondError, match="40 hexadecimal digits"):
@@ -447,7 +447,7 @@ def test_unknown_details_are_refused_and_an_entry_may_be_given_as_it_is(
     (tmp_path / "a.yaml").write_text("nmae: x\n")
     assert beyond("submit", made / "run", "--details", tmp_path / "a.yaml") == 2
     assert "no such detail 'nmae'" in capsys.readouterr().err
-    asked: list[str | Path] = ["submit", made / "run", "--out", tmp_path / "out", "--details"]
+    asked: list[object] = ["submit", made / "run", "--out", tmp_path / "out", "--details"]
     assert beyond(*asked, made / "details.yaml") == 0
     assert beyond(*asked, tmp_path / "out" / "entries" / "made-up" / "entry.yaml") == 0
     assert "nothing was written" in capsys.readouterr().out

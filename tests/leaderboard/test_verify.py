@@ -30,7 +30,7 @@ DETAILS = {
 }  # fmt: skip
 
 
-def beyond(*args: str | Path) -> int:
+def beyond(*args: object) -> int:
     try:
         main([str(arg) for arg in args])
     except SystemExit as stop:
