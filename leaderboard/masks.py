@@ -10,10 +10,11 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from annotations.classes import validation_ids, validation_labels
 from annotations.errors import BeyondError
@@ -97,34 +98,60 @@ def full_fingerprint() -> str:
     return fingerprint_of(Predictions(ids, validation_labels(), np.zeros((len(ids), 1), dtype=np.int16)))
 
 
-def evaluable(correctness: Correctness, source: str, *, sets: LabelSets | None = None) -> Bools | None:
+def evaluable(correctness: Correctness, source: str, sets: LabelSets | None = None) -> Bools | None:
     """Which images of an entry a source can evaluate: bool (N,), or None where nobody here can say.
-
-    The masks of this repository answer for the whole validation set at their revisions; otherwise the
-    source's label sets must be here at the revision that the entry names.
 
     Args:
         correctness: The entry's bits.
         source: One of its sources.
-        sets: The source's label sets, if they are loaded already.
+        sets: The source's label sets at the entry's revision, which say what the masks of this repository do
+            not: those are for the whole validation set at their own revisions.
     """
     revision = correctness.annotations[source]
     if correctness.full:
         found = load_masks().get(source, revision)
         if found is not None:
             return found
-    if sets is None:
-        from annotations.sources import load
-
-        try:
-            sets = load(source, offline=True)
-        except BeyondError:
-            return None
-    if pinned(sets.revision) != pinned(revision):
+    if sets is None or pinned(sets.revision) != pinned(revision):
         return None
     return _evaluable(sets, correctness.image_ids)
+
+
+def label_sets(source: str, revision: str) -> LabelSets | None:
+    """The label sets that an entry names, if they are on this machine at that revision; else None.
+
+    The name comes from a stranger's scorecard: only registered sources are looked up, never a path.
+    """
+    from annotations.sources import CONSOLIDATED_PARTS, SOURCES, load
+
+    spec = source
+    if source == "consolidated":
+        parts = [part.partition("@")[0].strip() for part in revision.partition(": ")[2].split(" + ")]
+        if not set(parts) <= set(CONSOLIDATED_PARTS):
+            return None
+        spec = "consolidated:" + "+".join(parts)
+    elif source not in SOURCES:
+        return None
+    try:
+        sets = load(spec, offline=True)
+    except BeyondError:
+        return None
+    return replace(sets, revision=revision) if pinned(sets.revision) == pinned(revision) else None
 
 
 def _evaluable(sets: LabelSets, ids: np.ndarray) -> Bools:
     rows = sets.rows(ids)
     return np.asarray((rows >= 0) & sets.evaluable[rows])
+
+
+def portable_fingerprint(image_ids: npt.NDArray[np.object_], labels: npt.NDArray[np.int16]) -> str:
+    """Which images these are, by ids and original labels alone, in any order.
+
+    The fingerprint of an image set may also depend on the sizes of somebody's copies of the files.
+    """
+    from benchmark.records import Predictions
+    from benchmark.runs import fingerprint_of
+
+    order = np.argsort(image_ids.astype(str), kind="stable")
+    nothing = np.zeros((len(order), 1), dtype=np.int16)
+    return fingerprint_of(Predictions(image_ids[order], labels[order], nothing))

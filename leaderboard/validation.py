@@ -11,8 +11,8 @@ import hashlib
 import itertools
 import math
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,7 +36,7 @@ from leaderboard.entries import (
     read_entry,
     read_limited,
 )
-from leaderboard.masks import evaluable, full_fingerprint, pinned
+from leaderboard.masks import evaluable, full_fingerprint, label_sets, pinned
 from leaderboard.ranking import compare_all
 from leaderboard.records import find_records
 
@@ -436,6 +436,9 @@ def _check_bits(entry: Entry, labels: _Labels, checked: Checked) -> Correctness 
     if bits.annotations != entry.scorecard.annotations.sources:
         checked.add("error", f"{CORRECT_FILE} and the scorecard were made against different annotations")
         return None
+    if not bits.full:
+        for problem in itertools.islice(_text_problems(bits.image_ids.tolist(), CORRECT_FILE), 1):
+            checked.add("error", problem)
     track = entry.scorecard.tracks.get("rectified")
     if track is None:
         return bits
@@ -446,7 +449,9 @@ def _check_bits(entry: Entry, labels: _Labels, checked: Checked) -> Correctness 
     answers = {}
     for source in bits.sources:
         revision = bits.annotations[source]
-        mask = evaluable(bits, source, sets=None if bits.full else labels.get(source, revision))
+        mask = evaluable(bits, source)
+        if mask is None:
+            mask = evaluable(bits, source, labels.get(source, revision))
         if mask is None:
             checked.add("note", f"{source} at {revision} is not here; its bits were not compared")
             continue
@@ -458,15 +463,32 @@ def _check_bits(entry: Entry, labels: _Labels, checked: Checked) -> Correctness 
             )
             continue
         answers[source] = answers_of(mask, right, opened)
-    if len(answers) == len(bits.sources):
-        from benchmark.tracks.rectified import score_verdicts
+    from benchmark.tracks.rectified import score_verdicts
 
+    if answers or not bits.sources:
         checked.basis = "bits"
-        metrics, tables = score_verdicts(bits.image_ids, original, bits.right(TOP1), answers)
-        found = Track(version=track.version, metrics=metrics, tables=tables)
-        for problem in track_differences(track, found, partial=True):
-            checked.add("error", f"{CORRECT_FILE} says otherwise: {problem}")
+    metrics, tables = score_verdicts(bits.image_ids, original, bits.right(TOP1), answers)
+    found = _known_part(Track(version=track.version, metrics=metrics, tables=tables), answers, bits.sources)
+    for problem in track_differences(track, found, partial=True):
+        checked.add("error", f"{CORRECT_FILE} says otherwise: {problem}")
     return bits
+
+
+def _known_part(track: Track, known: Collection[str], sources: Collection[str]) -> Track:
+    """What of a recomputed track holds although only some of its sources are known.
+
+    With all of them it is everything. Without some, what depends on which sources there are (the error
+    reduction, the tables, multi-label quality) is left out.
+    """
+    if set(known) == set(sources):
+        return track
+    from benchmark.tracks.rectified import accuracy_names
+
+    names = {"top1", "top5", *accuracy_names(known).values()}
+    names |= {"top1_evaluable"} if "real" in known else set()
+    names |= {"mla", "mla_plain"} if "mla" in known else set()
+    names |= {"mla_ppi"} if {"mla", "real"} <= set(known) else set()
+    return Track(version=track.version, metrics={k: m for k, m in track.metrics.items() if k in names})
 
 
 def _original_labels(bits: Correctness, labels: _Labels) -> npt.NDArray[np.int16]:
@@ -570,22 +592,8 @@ class _Labels:
         """The label sets of a source at a revision, or None where they are not here."""
         key = source, revision
         if key not in self._found:
-            self._found[key] = self._load(source, revision)
+            self._found[key] = label_sets(source, revision)
         return self._found[key]
-
-    @staticmethod
-    def _load(source: str, revision: str) -> LabelSets | None:
-        from annotations.sources import load
-
-        spec = source
-        if source == "consolidated":
-            parts = [part.partition("@")[0].strip() for part in revision.partition(": ")[2].split(" + ")]
-            spec = "consolidated:" + "+".join(parts)
-        try:
-            sets = load(spec, offline=True)
-        except BeyondError:
-            return None
-        return replace(sets, revision=revision) if pinned(sets.revision) == pinned(revision) else None
 
 
 def _check_records(
@@ -599,16 +607,15 @@ def _check_records(
 
     stated = _in_order(entry.scorecard.annotations.sources, entry.scorecard.tracks.get("rectified"))
     sets = {source: labels.get(source, revision) for source, revision in stated.items()}
-    missing = [source for source, found in sets.items() if found is None]
-    if missing:
-        checked.basis = "bits"
-        checked.add(
-            "warning",
-            f"{missing[0]} at {stated[missing[0]]} is not here, so nothing was recomputed (see: "
-            "beyond annotations list)",
-        )
-        return
+    for source, found in sets.items():
+        if found is None:
+            checked.add(
+                "warning",
+                f"{source} at {stated[source]} is not here, so what depends on it was not recomputed (see: "
+                "beyond annotations list)",
+            )
     here = {source: found for source, found in sets.items() if found is not None}
+    whole = len(here) == len(sets)
     tracks: dict[str, Track] = {}
     try:
         if path.is_dir():
@@ -621,21 +628,29 @@ def _check_records(
     except BeyondError as error:
         checked.add("error", f"its records cannot be scored: {error}")
         return
-    tracks["rectified"] = result.track
+    tracks["rectified"] = _known_part(result.track, here, sets)
+    if not whole:
+        tracks.pop("robustness", None)
     for name in entry.scorecard.tracks.keys() | tracks.keys():
         if name not in tracks:
+            if not whole and name == "robustness":
+                checked.add("warning", "the robustness track was not recomputed, for want of its annotations")
+                continue
             checked.add("error", f"the records hold nothing from which the {name} track could be computed")
         elif name not in entry.scorecard.tracks:
             checked.add("error", f"the records hold a {name} track that the scorecard leaves out")
         else:
-            for problem in track_differences(entry.scorecard.tracks[name], tracks[name]):
+            for problem in track_differences(entry.scorecard.tracks[name], tracks[name], partial=not whole):
                 checked.add("error", f"its records say otherwise: {problem}")
     order = np.argsort(result.image_ids.astype(str), kind="stable")
     fingerprint = _fingerprint(result.image_ids[order], result.original_labels[order])
     if fingerprint != entry.scorecard.images.fingerprint:
         checked.add("error", "its records are about other images than the scorecard says")
-    if bits is not None and Correctness.from_result(result, stated).to_bytes() != bits.to_bytes():
-        checked.add("error", f"{CORRECT_FILE} is not what its records give")
+    if bits is not None:
+        again = Correctness.from_result(result, stated)
+        differs = any((again.packed[name] != bits.packed.get(name)).any() for name in again.packed)
+        if differs or (whole and again.to_bytes() != bits.to_bytes()):
+            checked.add("error", f"{CORRECT_FILE} is not what its records give")
 
 
 def _in_order(sources: Mapping[str, str], track: Track | None) -> dict[str, str]:
@@ -687,6 +702,8 @@ def _check_submission(entry: Entry, checked: Checked) -> None:
         checked.add(
             "error", "a submission needs its records on the Hub, at a commit, so that all can recompute it"
         )
+    if "real" not in entry.scorecard.annotations.sources:
+        checked.add("error", "a submission is scored against real, which ranks it; add --annotations real,…")
     if info.sha256.correct is None:
         checked.add("error", f"a submission needs {CORRECT_FILE}; make the entry with: beyond submit RUN")
 

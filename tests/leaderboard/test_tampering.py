@@ -293,6 +293,50 @@ def test_damaged_bits_are_caught(name: str, entry: Path) -> None:
     assert any(expected in line for line in errors(check(entry.parent))), errors(check(entry.parent))
 
 
+def invent_source(entry: Path, source: str, revision: str) -> None:
+    """A forger who adds a source that nobody here has, in the hope that nothing is compared then."""
+    bits = read_entry(entry).correctness
+    assert bits is not None
+    packed = dict(bits.packed) | {source: bits.packed["real"]}
+    annotations = dict(bits.annotations) | {source: revision}
+    forged = Correctness(bits.image_ids, packed, bits.open, annotations)
+    forgery.write_bits(entry, forged.to_bytes())
+    forgery.edit_card(entry, lambda card: card["annotations"]["sources"].update({source: revision}))
+
+
+@pytest.mark.parametrize("source", ["my-labels", "../../judgements", "mla=/etc/passwd", "hub:a/b@main"])
+def test_an_invented_source_does_not_stop_the_comparison(source: str, entry: Path) -> None:
+    invent_source(entry, source, "sha256:0")
+    report = check(entry.parent)
+    assert report.passed, errors(report)
+    assert any(f"{source} at sha256:0 is not here" in f.message for f in report.findings)
+    raise_top1(entry)
+    assert any("says otherwise: top1: value is 0.8" in line for line in errors(check(entry.parent)))
+
+
+@pytest.mark.shared
+def test_an_invented_source_does_not_stop_the_recomputation(entry: Path, shared_data: Path) -> None:
+    improved(entry)
+    invent_source(entry, "my-labels", "sha256:0")
+    report = check(entry.parent, records=shared_data / "predictions")
+    lines = errors(report)
+    assert any("its records say otherwise: real_accuracy" in line for line in lines)
+    assert any("correct.bits is not what its records give" in line for line in lines)
+
+
+def test_label_sets_in_the_submission_are_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of the submitter's own judgements, named as a source, by its right revision."""
+    from annotations.sources import load
+    from leaderboard.masks import label_sets
+
+    load("sample").save(tmp_path / "mine")
+    revision = load(str(tmp_path / "mine")).revision
+    monkeypatch.chdir(tmp_path)
+    assert label_sets("./mine", revision) is None
+    assert label_sets("consolidated", f"rules 1: ./mine@{revision}") is None
+    assert label_sets("sample", load("sample").revision) is not None
+
+
 def test_one_flipped_bit_is_caught(entry: Path) -> None:
     data = bytearray((entry / "correct.bits").read_bytes())
     data[-20_000] ^= 1
