@@ -39,17 +39,21 @@ def render_page(scorecard: Scorecard, *, examples: Sequence[Example] = ()) -> st
     """
     tracks = _track_views(scorecard)
     headline = rectified.headline(scorecard)
-    return _environment().get_template("page.html").render(
-        scorecard=scorecard,
-        model=text.clean(scorecard.model.name),
-        css=Markup(page_css()),
-        headline=headline,
-        change_sentence=rectified.change_sentence(headline.change if headline else None),
-        tracks=tracks,
-        charts=charts,
-        examples=examples,
-        command=reproduce.command(scorecard),
-        facts=_facts(scorecard),
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            scorecard=scorecard,
+            model=text.clean(scorecard.model.name),
+            css=Markup(page_css()),
+            headline=headline,
+            change_sentence=rectified.change_sentence(headline.change if headline else None),
+            tracks=tracks,
+            charts=charts,
+            examples=examples,
+            command=reproduce.command(scorecard),
+            facts=_facts(scorecard),
+        )
     )
 
 

@@ -34,8 +34,8 @@ description: What the packages offer to other code.
 
 # Python
 
-What the packages offer to other code, read from their sources. A name that begins with an underscore is not for
-others; until version 1.0 the rest may change with a line in the [changelog](changelog.md).
+What the packages offer to other code, read from their sources. A name that begins with an underscore is not
+for others; until version 1.0 the rest may change with a line in the [changelog](changelog.md).
 
 """
 
@@ -75,7 +75,9 @@ def items(tree: ast.Module) -> list[Item]:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             found.append(Item("function", node.name, _signature(node), _text(node)))
         elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            bases = ", ".join(ast.unparse(base) for base in node.bases if not ast.unparse(base).startswith("_"))
+            bases = ", ".join(
+                ast.unparse(base) for base in node.bases if not ast.unparse(base).startswith("_")
+            )
             lines = [f"class {node.name}({bases})" if bases else f"class {node.name}"]
             for inner in node.body:
                 if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_"):
@@ -83,9 +85,12 @@ def items(tree: ast.Module) -> list[Item]:
                     lines += ["", *marks, "    " + _signature(inner).replace("\n", "\n    ")]
                     first = (ast.get_docstring(inner) or "").split("\n")[0]
                     lines += [f"        # {first}"] if first else []
-                elif isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name):
-                    if not inner.target.id.startswith("_"):
-                        lines.append(f"    {inner.target.id}: {ast.unparse(inner.annotation)}")
+                elif (
+                    isinstance(inner, ast.AnnAssign)
+                    and isinstance(inner.target, ast.Name)
+                    and not inner.target.id.startswith("_")
+                ):
+                    lines.append(f"    {inner.target.id}: {ast.unparse(inner.annotation)}")
             found.append(Item("class", node.name, "\n".join(lines), _text(node)))
     return found
 
@@ -97,8 +102,13 @@ def _signature(node: ast.FunctionDef) -> str:
     if len(line) <= 100:
         return line
     bare = ast.arguments(
-        node.args.posonlyargs, node.args.args, node.args.vararg, node.args.kwonlyargs, node.args.kw_defaults,
-        node.args.kwarg, node.args.defaults,
+        node.args.posonlyargs,
+        node.args.args,
+        node.args.vararg,
+        node.args.kwonlyargs,
+        node.args.kw_defaults,
+        node.args.kwarg,
+        node.args.defaults,
     )
     pieces = _split(ast.unparse(bare))
     return f"def {node.name}(\n" + "".join(f"    {piece},\n" for piece in pieces) + f"){returns}"

@@ -46,7 +46,7 @@ from leaderboard.site.pages import ASSETS, Pages
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MARKER = ".beyond-site"
-SCRIPTS = ("board.js", "plots.js", "compare.js")
+SCRIPTS = ("board.js", "plots.js", "compare.js", "theme.js")
 HERE = "assets/leaderboard"
 
 NAVIGATION = [
@@ -221,7 +221,7 @@ def masks_script(masks: Correctness) -> str:
     return f"window.BEYOND_MASKS={script_json(data)};\n"
 
 
-# --------------------------------------------------------------------------------------- style and configuration
+# ----------------------------------------------------------------------------- style and configuration
 
 _PALETTE = re.compile(r":root\s*\{([^}]*)\}")
 _REM = re.compile(r"(\d*\.?\d+)rem")
@@ -266,4 +266,5 @@ def site_config(config: Path) -> str:
     settings["nav"] = [{"Leaderboard": NAVIGATION}, *navigation]
     settings["not_in_nav"] = "entries/*\nclasses/*\n" + settings.get("not_in_nav", "")
     settings["extra_css"] = [*settings.get("extra_css", []), f"{HERE}/site.css"]
+    settings["extra_javascript"] = [*settings.get("extra_javascript", []), f"{HERE}/theme.js"]
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)

@@ -93,7 +93,12 @@ def class_facts(labels: LabelSets | None = None) -> list[ClassFacts]:
     images, evaluable, others = count(seen), count(labels.evaluable), count(has_other)
     return [
         ClassFacts(
-            int(images[c]), int(evaluable[c]), int(kept[c]), int(others[c]), _most(table[c]), _most(table[:, c])
+            int(images[c]),
+            int(evaluable[c]),
+            int(kept[c]),
+            int(others[c]),
+            _most(table[c]),
+            _most(table[:, c]),
         )
         for c in range(NUM_CLASSES)
     ]

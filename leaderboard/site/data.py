@@ -44,7 +44,7 @@ TRACK_ORDER = tuple(names.TRACK_TITLES)
 
 @dataclass(frozen=True)
 class Headline:
-    """The one sentence, over all ranked entries: of the answers that the label calls wrong, people accept …
+    """The one sentence, over all ranked entries: of what the label calls wrong, how much people accept.
 
     Attributes:
         entries: Number of entries behind it.

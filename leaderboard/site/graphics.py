@@ -63,7 +63,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 def error_position(value: float, low: float, high: float) -> float:
     """Distance from the top, in percent, of an accuracy on a scale that is logarithmic in the error.
 
-    Equal steps are equal ratios of errors, so a line that rises more steeply loses a larger part of its error.
+    Equal steps are equal ratios of errors, so a steeper line loses a larger part of its error.
     """
     least = 1e-4
     error, top, foot = (math.log(max(1 - v, least)) for v in (value, high, low))
@@ -99,7 +99,8 @@ def slope(marks: Sequence[Mark], *, low: float, high: float, label: str) -> Mark
     left = spread([up(m.x) for m in sorted(named, key=lambda m: -m.x)], 4.2, 0, 100)
     for mark, y in zip(sorted(named, key=lambda m: -m.x), left):
         body += f'<circle class="{mark.tone}" cx="0" cy="{up(mark.x):.2f}%" r="3.5"/>'
-        body += f'<text class="value" x="0" dx="-10" y="{y:.2f}%" dy="4" text-anchor="end">{100 * mark.x:.1f}</text>'
+        place = f'x="0" dx="-10" y="{y:.2f}%" dy="4" text-anchor="end"'
+        body += f'<text class="value" {place}>{100 * mark.x:.1f}</text>'
     for mark, y in zip(named, spread([up(m.y) for m in named], 4.2, 0, 100)):
         body += f'<circle class="{mark.tone}" cx="100%" cy="{up(mark.y):.2f}%" r="3.5"/>'
         body += (
@@ -120,7 +121,9 @@ def ranks(marks: Sequence[Mark], *, most_names: int, label: str) -> Markup:
     def down(place: float) -> float:
         return 100 * (place - 0.5) / last
 
-    body = '<svg width="100%" height="100%" viewBox="0 0 1 100" preserveAspectRatio="none" overflow="visible">'
+    body = (
+        '<svg width="100%" height="100%" viewBox="0 0 1 100" preserveAspectRatio="none" overflow="visible">'
+    )
     for kind in ("same", "down", "up"):
         curves = "".join(_curve(down(m.x), down(m.y)) for m in marks if m.tone == kind)
         body += f'<path class="{kind}" d="{curves}"/>' if curves else ""
@@ -154,7 +157,7 @@ def _curve(left: float, right: float) -> str:
 class Axis:
     """An axis of a scatter plot with ticks as (value, text).
 
-    Its kind is linear, log, or error: logarithmic in one minus the value, so that strong models are not in a heap.
+    Its kind is linear, log, or error: logarithmic in one minus the value, which takes a heap apart.
     """
 
     low: float
@@ -174,12 +177,32 @@ class Axis:
         """An axis around accuracies in [0, 1), logarithmic in the error."""
         low = max(1 - (1 - min(values)) * 1.06, 0.0)
         high = 1 - max(1 - max(values), 1e-4) * 0.92
-        candidates = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99)
+        candidates = (
+            0,
+            0.1,
+            0.2,
+            0.3,
+            0.4,
+            0.5,
+            0.6,
+            0.7,
+            0.75,
+            0.8,
+            0.85,
+            0.88,
+            0.9,
+            0.92,
+            0.94,
+            0.95,
+            0.96,
+            0.97,
+            0.98,
+            0.99,
+        )
         ticks: list[float] = []
         for value in candidates:
             if low <= value <= high and (
-                not ticks
-                or error_position(ticks[-1], low, high) - error_position(value, low, high) > 5
+                not ticks or error_position(ticks[-1], low, high) - error_position(value, low, high) > 5
             ):
                 ticks.append(value)
         return cls(low, high, tuple((t, f"{100 * t:.0f}") for t in ticks), kind="error")
@@ -223,11 +246,15 @@ def scatter(marks: Sequence[Mark], x: Axis, y: Axis, *, label: str, diagonal: bo
     for value, text in x.ticks:
         at = x.at(value)
         body += f'<line class="grid" x1="{at:.2f}%" x2="{at:.2f}%" y1="0" y2="100%"/>'
-        body += f'<text class="tick" x="{at:.2f}%" y="100%" dy="18" text-anchor="middle">{escape(text)}</text>'
+        body += (
+            f'<text class="tick" x="{at:.2f}%" y="100%" dy="18" text-anchor="middle">{escape(text)}</text>'
+        )
     for value, text in y.ticks:
         at = 100 - y.at(value)
         body += f'<line class="grid" x1="0" x2="100%" y1="{at:.2f}%" y2="{at:.2f}%"/>'
-        body += f'<text class="tick" x="0" dx="-8" y="{at:.2f}%" dy="4" text-anchor="end">{escape(text)}</text>'
+        body += (
+            f'<text class="tick" x="0" dx="-8" y="{at:.2f}%" dy="4" text-anchor="end">{escape(text)}</text>'
+        )
     if diagonal:
         start, end = max(x.low, y.low), min(x.high, y.high)
         body += (
@@ -235,7 +262,9 @@ def scatter(marks: Sequence[Mark], x: Axis, y: Axis, *, label: str, diagonal: bo
             f'x2="{x.at(end):.2f}%" y2="{100 - y.at(end):.2f}%"/>'
         )
     for mark in marks:
-        body += f'<circle class="{mark.tone}" cx="{x.at(mark.x):.2f}%" cy="{100 - y.at(mark.y):.2f}%" r="4.5"/>'
+        body += (
+            f'<circle class="{mark.tone}" cx="{x.at(mark.x):.2f}%" cy="{100 - y.at(mark.y):.2f}%" r="4.5"/>'
+        )
     taken: list[tuple[float, float, float, float]] = []
     for mark in marks:
         if mark.label:
@@ -261,12 +290,17 @@ def lines(
     """One line a series of (name, points); lines are told apart by the name at their end."""
     body = ""
     for value, text in x.ticks:
-        body += f'<text class="tick" x="{x.at(value):.2f}%" y="100%" dy="18" text-anchor="middle">{escape(text)}</text>'
+        place = f'x="{x.at(value):.2f}%" y="100%" dy="18" text-anchor="middle"'
+        body += f'<text class="tick" {place}>{escape(text)}</text>'
     for value, text in y.ticks:
         at = 100 - y.at(value)
         body += f'<line class="grid" x1="0" x2="100%" y1="{at:.2f}%" y2="{at:.2f}%"/>'
-        body += f'<text class="tick" x="0" dx="-8" y="{at:.2f}%" dy="4" text-anchor="end">{escape(text)}</text>'
-    body += '<svg width="100%" height="100%" viewBox="0 0 100 100" preserveAspectRatio="none" overflow="visible">'
+        body += (
+            f'<text class="tick" x="0" dx="-8" y="{at:.2f}%" dy="4" text-anchor="end">{escape(text)}</text>'
+        )
+    body += (
+        '<svg width="100%" height="100%" viewBox="0 0 100 100" preserveAspectRatio="none" overflow="visible">'
+    )
     for _, points in series:
         path = "L".join(f"{x.at(a):.2f} {100 - y.at(b):.2f}" for a, b in points)
         body += f'<path class="same" d="M{path}"/>'
@@ -279,7 +313,8 @@ def lines(
             )
     ends = sorted(series, key=lambda s: -s[1][-1][1])[:24]
     for (name, points), at in zip(ends, spread([100 - y.at(s[1][-1][1]) for s in ends], 5, 0, 100)):
-        body += f'<text class="name" x="{x.at(points[-1][0]):.2f}%" dx="9" y="{at:.2f}%" dy="4">{escape(name)}</text>'
+        place = f'x="{x.at(points[-1][0]):.2f}%" dx="9" y="{at:.2f}%" dy="4"'
+        body += f'<text class="name" {place}>{escape(name)}</text>'
     return _area(body, label)
 
 

@@ -129,7 +129,11 @@ class Pages:
             "rank": board.ranks[row].text if row in board.ranks else "–",
             "top1": text.value(top1) if top1 else "–",
             "people": text.value(people) if people else "–",
-            "moved": "–" if moved is None else "=" if not moved else f"{'▲' if moved > 0 else '▼'} {abs(moved)}",
+            "moved": "–"
+            if moved is None
+            else "="
+            if not moved
+            else f"{'▲' if moved > 0 else '▼'} {abs(moved)}",
         }
 
     def _pairs(self, x: str, y: str) -> list[graphics.Mark]:
@@ -148,7 +152,9 @@ class Pages:
         if not marks:
             return None, 0.0, 1.0, 0
         values = [value for mark in marks for value in (mark.x, mark.y)]
-        low, high = (round(1 - (1 - end) * room, 4) for end, room in ((min(values), 1.02), (max(values), 0.97)))
+        low, high = (
+            round(1 - (1 - end) * room, 4) for end, room in ((min(values), 1.02), (max(values), 0.97))
+        )
         named = self._worth_naming(marks)
         marks = [replace(m, label=self._short(m.row)) if m.row in named else m for m in marks]
         best, last = marks[0], marks[-1]
@@ -170,7 +176,7 @@ class Pages:
         return name if len(name) <= 26 else name[:25] + "…"
 
     def _worth_naming(self, marks: Sequence[graphics.Mark], number: int = 10) -> set[int]:
-        """Rows to name in a crowd: first and last, who moves most each way, then who is farthest from these."""
+        """Rows to name in a crowd: first and last, who moves most each way, then whoever is far off."""
         moved = {mark.row: self.board.moved(mark.row) or 0 for mark in marks}
         height = {mark.row: math.log(max(1 - mark.y, 1e-4)) for mark in marks}
         order = [mark.row for mark in marks]
@@ -192,19 +198,27 @@ class Pages:
         return self._page(
             "plots.html",
             "Pictures",
-            description="Top-1 against what people accept, rank movement, size, and robustness of all models.",
+            description="Top-1 against what people accept, moves in rank, size and robustness.",
             plots=[
                 self._plot_ranks(),
                 self._plot_people(),
                 self._plot_error(),
-                self._plot_against("parameters", "Does size pay?", "Parameters", ((1e9, "G"), (1e6, "M"), (1e3, "k"))),
+                self._plot_against(
+                    "parameters", "Does size pay?", "Parameters", ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+                ),
                 self._plot_against("throughput", "Does time pay?", "Images a second", ((1.0, ""),)),
                 self._plot_robustness(),
             ],
         )
 
     def _scatter(
-        self, marks: list[graphics.Mark], x: graphics.Axis, y: graphics.Axis, label: str, *, diagonal: bool = False
+        self,
+        marks: list[graphics.Mark],
+        x: graphics.Axis,
+        y: graphics.Axis,
+        label: str,
+        *,
+        diagonal: bool = False,
     ) -> Markup:
         named = self._worth_naming(marks, 16)
         marks = [replace(m, label=self._short(m.row)) if m.row in named else m for m in marks]
@@ -239,8 +253,8 @@ class Pages:
             "key": "ranks",
             "kind": "ranks",
             "title": "Who moves when people judge?",
-            "why": f"Of {len(marks)} models {up} gain places and {down} lose some, in the order of the values "
-            "alone. Many neighbours cannot be told apart: the table shows ranks as ranges.",
+            "why": f"Of {len(marks)} models {up} gain places and {down} lose some, by "
+            "value alone. Many neighbours cannot be told apart: the table shows ranks as ranges.",
             "svg": svg,
             "data": {"x": "top1rank", "y": "rank", "last": last},
             "height": min(20 * max(len(marks), 8), 20 * MOST_NAMES),
@@ -255,8 +269,8 @@ class Pages:
             "key": "people",
             "kind": "scatter",
             "title": "The single label against people",
-            "why": "Above the dashed line, people accept more answers than the single label does. Every ranked "
-            "model lies above it, and the distance is what top-1 hides."
+            "why": "Above the dashed line, people accept more answers than the single label does. Every "
+            "ranked model lies above it, and the distance is what top-1 hides."
             if marks and all(m.y > m.x for m in marks)
             else "Above the dashed line, people accept more answers than the single label does.",
             "svg": None,
@@ -287,8 +301,8 @@ class Pages:
             "key": "error",
             "kind": "scatter",
             "title": "How much of the error is none?",
-            "why": "Of the answers that the single label calls wrong, the share that people accept. What top-1 calls "
-            "an error is not the same thing in a weak model and in a strong one.",
+            "why": "Of the answers that the single label calls wrong, the share that people accept. What top-1 "
+            "calls an error is not the same thing in a weak model and in a strong one.",
             "svg": None,
             "data": {},
             "height": 0,
@@ -299,7 +313,9 @@ class Pages:
         if marks:
             x = graphics.Axis.errors([m.x for m in marks])
             y = graphics.Axis.shares([0.0, *(m.y for m in marks)])
-            plot["svg"] = self._scatter(marks, x, y, "Accuracy against the share of wrong answers that is accepted.")
+            plot["svg"] = self._scatter(
+                marks, x, y, "Accuracy against the share of wrong answers that is accepted."
+            )
             plot["data"] = _axes(SINGLE, ACCEPTED, x, y)
         return plot
 
@@ -367,7 +383,9 @@ class Pages:
             ticks = ((0.0, "0"), *sorted(radii.items()))
             x = graphics.Axis(0.0, last, ticks)
             y = graphics.Axis(0.0, 1.0, tuple((v / 4, f"{25 * v}") for v in range(5)))
-            plot["svg"] = graphics.lines(series, x, y, label=f"Robust accuracy by radius of {len(series)} models.")
+            plot["svg"] = graphics.lines(
+                series, x, y, label=f"Robust accuracy by radius of {len(series)} models."
+            )
             plot["why"] = (
                 f"Accuracy under attack by the radius, {radius_text(threat, last).split(' ')[0]}, suite "
                 f"“{text.clean(suite)}”, for the {len(series)} entries that have the track."
@@ -381,7 +399,7 @@ class Pages:
         return self._page(
             "compare.html",
             "Compare",
-            description="Any two ImageNet models, image by image: paired differences with intervals and tests.",
+            description="Any two ImageNet models, image by image: paired differences and tests.",
         )
 
     def classes(self) -> str:
@@ -538,7 +556,9 @@ class Pages:
         ranks = self.board.ranks
         if row not in ranks:
             return [], 0
-        others = [self.board.rows[slug] for slug in self.board.ranking.tied_with(self.board.entries[row].slug)]
+        others = [
+            self.board.rows[slug] for slug in self.board.ranking.tied_with(self.board.entries[row].slug)
+        ]
         near = sorted(others, key=lambda r: abs(ranks[r].place - ranks[row].place))[:MOST_TIED]
         near.sort(key=lambda r: ranks[r].place)
         return [(self.board.entries[r].slug, self._name(r)) for r in near], len(others) - len(near)
@@ -627,7 +647,8 @@ def _share_interval(successes: int, n: int) -> str:
 def _class_rows(counts: Sequence[tuple[int, int]], class_name: Sequence[str]) -> list[dict[str, Any]]:
     most = counts[0][1] if counts else 1
     return [
-        {"index": c, "name": class_name[c], "n": n, "width": f"{100 * n / most:.0f}"} for c, n in counts[:SHOWN]
+        {"index": c, "name": class_name[c], "n": n, "width": f"{100 * n / most:.0f}"}
+        for c, n in counts[:SHOWN]
     ]
 
 
@@ -651,7 +672,8 @@ def _status_text(entry: Entry) -> str:
     check = entry.info.verification
     if check is None:
         return STATUS[entry.info.status]
-    return f"{text.count(check.agreed)} of {text.count(check.n)} random images agree, {check.checked.isoformat()}"
+    agreed = f"{text.count(check.agreed)} of {text.count(check.n)}"
+    return f"{agreed} random images agree, {check.checked.isoformat()}"
 
 
 _AGREEMENT = ("agreement_none", "agreement_feature", "agreement_example")
@@ -682,12 +704,16 @@ def _records_line(entry: Entry) -> str:
     records = entry.info.records
     if records.kind == "none":
         return "Its records are not published, so nobody can recompute the numbers."
-    where = f"{records.repository} at {records.revision}, {records.path}" if records.kind == "hub" else records.path
+    where = (
+        f"{records.repository} at {records.revision}, {records.path}"
+        if records.kind == "hub"
+        else records.path
+    )
     return f"Records: {where}, sha256 {records.sha256}."
 
 
 def _provenance(entry: Entry) -> list[tuple[str, str, str | None]]:
-    """Label, text and link (https, checked by the schema) of everything that is known about where it is from."""
+    """Label, text and link (https, checked by the schema) of all that is known about its origin."""
     info, scorecard = entry.info, entry.scorecard
     rows: list[tuple[str, object, str | None]] = [
         ("Made by", info.organisation, None),
@@ -725,5 +751,3 @@ def _provenance(entry: Entry) -> list[tuple[str, str, str | None]]:
         for label, value, link in rows
         if value not in (None, "")
     ]
-
-

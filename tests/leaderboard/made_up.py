@@ -41,7 +41,7 @@ def share(right: int, n: int) -> Metric:
 def make_entry(
     folder: Path, number: int, *, quality: float, name: str | None = None, **changes: object
 ) -> Entry:
-    """Write one entry whose bits are random around a quality in (0, 1), and whose numbers are those of its bits."""
+    """Write one entry with random bits around a quality in (0, 1), and the numbers that fit them."""
     rng = np.random.default_rng([8, number])
     masks = load_masks().correctness
     luck = rng.random(len(masks), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The site's sources: what they say against raw files, that they are deterministic, and that data stays data."""
+"""The site's sources: true to raw files, the same every time, and data stays data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import hashlib
 import html.parser
 import io
+import itertools
 import json
 import os
 import re
@@ -165,7 +166,9 @@ def test_text_of_entries_stays_text(tmp_path: Path) -> None:
     track = track.model_copy(
         update={"notes": [evil], "tables": {**track.tables, "accepted_confusions": confused}}
     )
-    card = entries[0].scorecard.model_copy(update={"model": model, "tracks": {"rectified": track, evil: track}})
+    card = entries[0].scorecard.model_copy(
+        update={"model": model, "tracks": {"rectified": track, evil: track}}
+    )
     tampered = type(entries[0])(entries[0].folder, entries[0].info, card)
     files = generate(Board.of([tampered, entries[1]]))
     for name, text in files.items():
@@ -204,7 +207,10 @@ def test_badges_are_pictures_that_say_the_number(files: dict[str, str]) -> None:
     picture = ElementTree.fromstring(files["badges/resnet50.svg"])
     words = "".join(picture.itertext())
     assert "people accept 83.0 %" in words
-    assert "sample" in files["badges/efficientnet-lite0.svg"] or "Beyond" in files["badges/efficientnet-lite0.svg"]
+    assert (
+        "sample" in files["badges/efficientnet-lite0.svg"]
+        or "Beyond" in files["badges/efficientnet-lite0.svg"]
+    )
     for name, text in files.items():
         if name.startswith("badges/"):
             assert ElementTree.fromstring(text).tag.endswith("svg")
@@ -220,9 +226,9 @@ def test_badges_are_pictures_that_say_the_number(files: dict[str, str]) -> None:
 def test_labels_are_spread(wanted: list[float], gap: float) -> None:
     placed = graphics.spread(wanted, gap, 0, 100)
     assert len(placed) == len(wanted)
-    assert all(b - a >= gap - 1e-6 for a, b in zip(placed, placed[1:]))
+    assert all(b - a >= gap - 1e-6 for a, b in itertools.pairwise(placed))
     assert all(-1e-6 <= p <= 100 + 1e-6 for p in placed)
-    if all(b - a >= gap for a, b in zip(wanted, wanted[1:])):
+    if all(b - a >= gap for a, b in itertools.pairwise(wanted)):
         assert placed == pytest.approx(wanted)
 
 
@@ -293,7 +299,16 @@ def test_built_twice_gives_the_same_bytes(few: Path, tmp_path: Path) -> None:
         for page in (out / "docs" / "classes").glob("??*.md"):
             page.unlink()
         environment |= {"SOURCE_DATE_EPOCH": epoch, "NO_MKDOCS_2_WARNING": "1"}
-        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-f", str(out / "mkdocs.yml")]
+        command = [
+            sys.executable,
+            "-m",
+            "mkdocs",
+            "build",
+            "--strict",
+            "--quiet",
+            "-f",
+            str(out / "mkdocs.yml"),
+        ]
         subprocess.run(command, cwd=ROOT, env=environment, check=True)
         trees.append((sources, _tree(out / "site")))
     assert trees[0][0] == trees[1][0]
@@ -349,7 +364,9 @@ class _Links(html.parser.HTMLParser):
         for key, value in attrs:
             if key == "id" and value:
                 self.ids.add(value)
-            elif value and (key == "src" or (key == "href" and tag != "link") or (tag == "link" and key == "href")):
+            elif value and (
+                key == "src" or (key == "href" and tag != "link") or (tag == "link" and key == "href")
+            ):
                 self.links.add(value)
 
 
@@ -367,9 +384,9 @@ def test_every_internal_link_resolves(built_site: Path) -> None:
             if parts.scheme or parts.netloc or path.name == "404.html":
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            if not target.exists() or not target.is_relative_to(built_site.resolve()):
-                broken.append((path.name, link))
-            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].ids:
+            inside = target.exists() and target.is_relative_to(built_site.resolve())
+            anchor = unquote(parts.fragment) if target in pages else ""
+            if not inside or (anchor and anchor not in pages[target].ids):
                 broken.append((path.name, link))
     assert broken == []
 

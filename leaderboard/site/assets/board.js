@@ -158,7 +158,7 @@
       const key = sort.replace(/^-/, "");
       const columns = (query.get("cols") || "").split(",").filter((k) => known.has(k) && !known.get(k).always);
       state = {
-        q: query.get("q") || "",
+        q: (query.get("q") || "").replace(/[\u0000-\u001f]+/g, " ").trim(),
         sort: known.has(key) ? [key, sort.startsWith("-") ? -1 : 1] : [...source.sort],
         cols: query.has("cols") ? columns : source.usual.filter((k) => known.has(k)),
         chosen: query.has("cols"),
@@ -218,7 +218,7 @@
         const name = column.long && column.long !== column.label ? ` title="${escape(column.long + (column.about ? ": " + column.about : ""))}"` : "";
         return `<th scope="col" data-key="${escape(column.key)}" class="${column.num ? "num" : column.cls || ""}"><button type="button"${name}>${escape(column.label)}</button></th>`;
       });
-      if (source.compare) cells.push('<th scope="col"><span class="hidden">Pick to compare</span></th>');
+      if (source.compare) cells.push('<th scope="col" class="pick"><span class="hidden">Pick to compare</span></th>');
       head.innerHTML = `<tr>${cells.join("")}</tr>`;
     }
     function markSort() {

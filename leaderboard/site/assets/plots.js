@@ -53,7 +53,7 @@
     canvas.tabIndex = 0;
     canvas.setAttribute("role", "group");
     canvas.setAttribute("aria-label", `${canvas.querySelector("svg").getAttribute("aria-label")} Arrow keys go from model to model, Enter opens its page.`);
-    let current = null;
+    let current = null, cursor = null; // what is pointed at, and where the keys are
 
     function shape(mark) {
       const p = (v) => `${(100 * v).toFixed(2)}%`;
@@ -99,13 +99,14 @@
     canvas.addEventListener("keydown", (event) => {
       const step = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1 }[event.key];
       if (step) {
-        const at = current ? order.indexOf(current) + step : step > 0 ? 0 : order.length - 1;
-        show(order[Math.min(order.length - 1, Math.max(0, at))], { speak: true });
+        const at = cursor ? order.indexOf(cursor) + step : step > 0 ? 0 : order.length - 1;
+        cursor = order[Math.min(order.length - 1, Math.max(0, at))];
+        show(cursor, { speak: true });
         event.preventDefault();
-      } else if (event.key === "Home" || event.key === "End") { show(order[event.key === "Home" ? 0 : order.length - 1], { speak: true }); event.preventDefault(); } else if (event.key === "Enter" && current) open(current);
+      } else if (event.key === "Home" || event.key === "End") { cursor = order[event.key === "Home" ? 0 : order.length - 1]; show(cursor, { speak: true }); event.preventDefault(); } else if (event.key === "Enter" && (cursor || current)) open(cursor || current);
       else if (event.key === "Escape") show(null);
     });
-    canvas.addEventListener("blur", () => show(null));
+    canvas.addEventListener("blur", () => { cursor = null; show(null); });
     const open = (mark) => { location.href = `${base}entries/${encodeURIComponent(data.slug[mark.row])}.html`; };
     figures.push({
       row: (row) => show(row === null ? null : marks.find((mark) => mark.row === row) || null),
