@@ -301,8 +301,8 @@ class Pages:
             "key": "error",
             "kind": "scatter",
             "title": "How much of the error is none?",
-            "why": "Of the answers that the single label calls wrong, the share that people accept. What top-1 "
-            "calls an error is not the same thing in a weak model and in a strong one.",
+            "why": "Of the answers that the single label calls wrong, the share that people accept. What "
+            "top-1 calls an error is not the same thing in a weak and in a strong model.",
             "svg": None,
             "data": {},
             "height": 0,

@@ -476,10 +476,13 @@ def test_pictures_answer_too(visit: Open, entries: dict[str, Entry]) -> None:
         assert mark is not None
         if key not in ("ranks",):
             gap = page.evaluate(
-                """([key, x, y]) => Math.min(...Array.from(document.querySelectorAll(`#${key} svg.area circle`), c => {
-                  const box = c.getBoundingClientRect();
-                  return Math.hypot(box.x + box.width / 2 - x, box.y + box.height / 2 - y);
-                }))""",
+                """([key, x, y]) => {
+                  const drawn = [...document.querySelectorAll(`#${key} svg.area circle`)];
+                  return Math.min(...drawn.map(circle => {
+                    const box = circle.getBoundingClientRect();
+                    return Math.hypot(box.x + box.width / 2 - x, box.y + box.height / 2 - y);
+                  }));
+                }""",
                 [key, mark["x"] + mark["width"] / 2, mark["y"] + mark["height"] / 2],
             )
             assert gap < 1.5, key
