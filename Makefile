@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check strength bench site browser clean
+.PHONY: help demo test check strength reference bench site browser clean
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -38,12 +38,16 @@ check: $(VENV)/.dev ## Run linters, the type checker and the import rules
 strength: $(VENV)/.dev ## Measure the attacks at full budget against AutoAttack's figures (minutes)
 	@$(BIN)/python -m pytest -m strength tests/benchmark/attacks
 
+reference: $(VENV)/.dev ## Accept a change of results: write the reference scorecard again
+	@$(BIN)/beyond score efficientnet-lite0 --images sample --annotations sample --overwrite --out build/reference >/dev/null
+	@cp build/reference/scorecard.json tests/reference/efficientnet-lite0.json
+	@git diff --stat -- tests/reference
+
 bench: $(VENV)/.dev ## Measure against the peers, side by side
 	@$(BIN)/python -m pytest tests/bench --benchmark-only
 
-site: $(VENV)/.dev ## Build the documentation site into site/
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "Open site/index.html"
+site: $(VENV)/.dev ## Build the site, leaderboard and documentation, into site/
+	@$(BIN)/beyond leaderboard build
 
 browser: $(VENV)/.dev
 	@$(BIN)/python -m tests.browser

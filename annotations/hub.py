@@ -104,7 +104,7 @@ def download(
             raise BeyondError(f"{problem}; delete {folder} and download it again with a network")
         _discard(folder)  # damaged: the download below replaces it
 
-    with _plain_errors(repo, revision, endpoint):
+    with plain_errors(repo, revision, endpoint):
         return _fetch(repo, revision, commit, cache_dir=cache_dir, lock_dir=lock_dir, endpoint=endpoint)
 
 
@@ -115,13 +115,13 @@ def _fetch(
 
     api = HfApi(endpoint=endpoint)
     if commit is None:
-        resolved = _retry(lambda: api.dataset_info(repo, revision=revision).sha)
+        resolved = retry(lambda: api.dataset_info(repo, revision=revision).sha)
         if resolved is None or not _COMMIT.fullmatch(resolved):
             raise BeyondError(
                 f"the Hub at {endpoint} names no commit for {repo}@{revision}; name a commit instead"
             )
         commit = resolved
-    remote = _retry(lambda: _remote_files(api, repo, commit))
+    remote = retry(lambda: _remote_files(api, repo, commit))
     missing = [name for name in REQUIRED if name not in remote]
     if missing:
         raise BeyondError(
@@ -145,7 +145,7 @@ def _fetch(
             )
         )
 
-    folder = _retry(get)
+    folder = retry(get)
     problem = _differs(folder, remote) or _differs_from_own_sums(folder)
     if problem is not None:
         _discard(folder)
@@ -308,7 +308,7 @@ def _network_errors() -> tuple[type[BaseException], ...]:
     return tuple(found)
 
 
-def _is_transient(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether trying again may help: a broken connection, an overloaded server."""
     seen: BaseException | None = error
     while seen is not None:
@@ -319,20 +319,20 @@ def _is_transient(error: BaseException) -> bool:
     return False
 
 
-def _retry(action: Callable[[], T]) -> T:
+def retry(action: Callable[[], T]) -> T:
     """Run `action`, again after a short wait if a transient failure ends it."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return action()
         except Exception as error:
-            if attempt == ATTEMPTS or not _is_transient(error):
+            if attempt == ATTEMPTS or not is_transient(error):
                 raise
             time.sleep(0.2 * 4 ** (attempt - 1))
     raise AssertionError("unreachable")
 
 
 @contextmanager
-def _plain_errors(repo: str, revision: str, endpoint: str) -> Iterator[None]:
+def plain_errors(repo: str, revision: str, endpoint: str) -> Iterator[None]:
     """Turn the client's exceptions into one line that says what to do."""
     from huggingface_hub.errors import (
         GatedRepoError,

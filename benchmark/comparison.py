@@ -7,7 +7,7 @@ and a p value for "no difference"; p values are not corrected for looking at sev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +56,13 @@ class Difference(_Strict):
     only_a: int | None = Field(default=None, description="Images that only the first gets right.")
     only_b: int | None = Field(default=None, description="Images that only the second gets right.")
     unjudged: int = Field(default=0, description="Images whose unjudged answers could move the difference.")
+    margin: float = Field(default=0.0, ge=0, description="By how much the first may be lower.")
+    p_lower: float = Field(
+        description="One-sided: small where the first is lower by more than the margin, whatever is unjudged."
+    )
+    p_within: float = Field(
+        description="One-sided: small where the first is not lower by more than the margin, likewise."
+    )
     method: str = Field(description="How interval and p value were computed.")
 
 
@@ -101,11 +108,23 @@ class Comparison(_Strict):
 
 
 def compare_runs(
-    a: RectifiedResult, b: RectifiedResult, *, name_a: str = "A", name_b: str = "B"
+    a: RectifiedResult,
+    b: RectifiedResult,
+    *,
+    name_a: str = "A",
+    name_b: str = "B",
+    margins: Mapping[str, float] | None = None,
 ) -> Comparison:
     """Compare two runs on their common images, joined by id.
 
     Both must be scored against the same label sets for a source to be compared.
+
+    Args:
+        a: The first run.
+        b: The second.
+        name_a: What to call the first.
+        name_b: What to call the second.
+        margins: Metric to the fraction by which the first may be lower, for the one-sided tests.
 
     Raises:
         BeyondError: They share no image.
@@ -119,12 +138,13 @@ def compare_runs(
     known = (first.original >= 0) & (first.original == second.original)
     same = first.top1 == second.top1
     seed = ("compare", first.ids, first.top1, second.top1)
+    margins = margins or {}
 
     found: dict[str, Difference] = {}
     if known.any():
-        found["top1"] = _shares("top1", first.correct[known], second.correct[known])
+        found["top1"] = _shares("top1", first.correct[known], second.correct[known], margins)
         if first.top5 is not None and second.top5 is not None:
-            found["top5"] = _shares("top5", first.top5[known], second.top5[known])
+            found["top5"] = _shares("top5", first.top5[known], second.top5[known], margins)
     sources = [source for source in a.answers if source in b.answers]
     names = accuracy_names(sources)
     for source in sources:
@@ -133,23 +153,25 @@ def compare_runs(
         if not images.any():
             continue
         plain = "mla_plain" if source == MLA else names[source]
-        found[plain] = _verdicts(plain, one, two, images, same)
+        found[plain] = _verdicts(plain, one, two, images, same, margins)
         if source == REAL and (images & known).any():
             both = images & known
-            found["top1_evaluable"] = _shares("top1_evaluable", first.correct[both], second.correct[both])
+            found["top1_evaluable"] = _shares(
+                "top1_evaluable", first.correct[both], second.correct[both], margins
+            )
         if source == MLA:
             if known[images].all():
-                found["mla"] = _class_means(one, two, images, same, first.original, seed)
-            powered = _powered(first, second, same) if known.all() else None
+                found["mla"] = _class_means(one, two, images, same, first.original, seed, margins)
+            powered = _powered(first, second, same, margins) if known.all() else None
             if powered is not None:
                 found["mla_ppi"] = powered
     for source in sorted(sources, key=lambda s: (s != REAL, s != CONSOLIDATED)):
-        reduction = _reductions(first, second, source, known, same, seed)
+        reduction = _reductions(first, second, source, known, same, seed, margins)
         if reduction is not None:
             found["rectified_error_reduction"] = reduction
             break
     for source in sorted(sources, key=lambda s: (s != CONSOLIDATED, s != REAL))[:1]:
-        found.update(_qualities(first.answers[source], second.answers[source]))
+        found.update(_qualities(first.answers[source], second.answers[source], margins))
 
     order = [info.name for info in RECTIFIED.metrics]
     ranks = {name: order.index(name if name in order else "{source}_accuracy") for name in found}
@@ -173,6 +195,7 @@ def compare_attacks(
     attacks_b: Sequence[AttackInfo] = (),
     name_a: str = "A",
     name_b: str = "B",
+    margins: Mapping[str, float] | None = None,
 ) -> tuple[list[AttackComparison], list[str]]:
     """Compare how two runs fared under the same attacks, on the images that both attacked, joined by id.
 
@@ -183,6 +206,7 @@ def compare_attacks(
         attacks_b: The same of the second.
         name_a: What to call the first in notes.
         name_b: What to call the second.
+        margins: As for `compare_runs`.
 
     Returns:
         One comparison an evaluation that both finished on some common image, and notes for the whole.
@@ -193,7 +217,7 @@ def compare_attacks(
         second = b.of(first.evaluation)
         if second is None:
             continue
-        comparison = _compare_attack(first, second)
+        comparison = _compare_attack(first, second, margins or {})
         if comparison is None:
             continue
         one, two = infos_a.get(first.evaluation), infos_b.get(first.evaluation)
@@ -218,7 +242,7 @@ def _evaluation_text(evaluation: Evaluation) -> str:
     return f"{radius_text(evaluation.threat, evaluation.epsilon)} {evaluation.suite}"
 
 
-def _compare_attack(a: Verdicts, b: Verdicts) -> AttackComparison | None:
+def _compare_attack(a: Verdicts, b: Verdicts, margins: Mapping[str, float]) -> AttackComparison | None:
     rows_a, rows_b = _common(a.image_ids, b.image_ids)
     same = a.labels[rows_a] == b.labels[rows_b]
     rows_a, rows_b = rows_a[same], rows_b[same]
@@ -228,7 +252,7 @@ def _compare_attack(a: Verdicts, b: Verdicts) -> AttackComparison | None:
     # Whether people keep an image's label depends on the image and the label sets alone.
     kept = a.kept[rows_a] & b.kept[rows_b]
     right = [v.clean[rows] == v.labels[rows] for v, rows in ((a, rows_a), (b, rows_b))]
-    differences = [_shares("clean_accuracy", right[0], right[1])]
+    differences = [_shares("clean_accuracy", right[0], right[1], margins)]
     changes: list[VerdictChange] = []
     if a.evaluation.suite == MINIMAL:
         both = right[0] & right[1]
@@ -244,9 +268,9 @@ def _compare_attack(a: Verdicts, b: Verdicts) -> AttackComparison | None:
         differences += [d for side in sides if (d := _closer(*side)) is not None]
     else:
         robust = [v.robust_original[rows] for v, rows in ((a, rows_a), (b, rows_b))]
-        differences.append(_shares("robust_accuracy_original", robust[0], robust[1]))
+        differences.append(_shares("robust_accuracy_original", robust[0], robust[1], margins))
         if kept.any():
-            differences += _kept_differences(a, b, rows_a, rows_b, kept)
+            differences += _kept_differences(a, b, rows_a, rows_b, kept, margins)
         ids = a.image_ids[rows_a]
         for objective in ("original", "rectified"):
             status = [getattr(v, objective)[rows] for v, rows in ((a, rows_a), (b, rows_b))]
@@ -273,12 +297,13 @@ def _kept_differences(
     rows_a: npt.NDArray[np.intp],
     rows_b: npt.NDArray[np.intp],
     kept: Bools,
+    margins: Mapping[str, float],
 ) -> list[Difference]:
     """What both objectives say on the images whose label people keep."""
     one, two = (rows[kept] for rows in (rows_a, rows_b))
     robust = a.robust_rectified[one], b.robust_rectified[two]
     open_ = a.open[one], b.open[two]
-    found = [_bounded_shares("robust_accuracy_rectified", *robust, *open_)]
+    found = [_bounded_shares("robust_accuracy_rectified", *robust, *open_, margins)]
     if kept.sum() > 1:
         hidden = [
             people.astype(np.float64) - v.robust_original[rows]
@@ -289,14 +314,14 @@ def _kept_differences(
             value + (unknown & ~v.robust_original[rows])
             for value, unknown, v, rows in ((hidden[0], open_[0], a, one), (hidden[1], open_[1], b, two))
         ]
-        found.append(_means("hidden_robustness", hidden[0], hidden[1], high[0], high[1]))
+        found.append(_means("hidden_robustness", *hidden, *high, margins))
     broken = kept & (a.original[rows_a] == "broken") & (b.original[rows_b] == "broken")
     if broken.any():
         said = a.verdict[rows_a[broken]], b.verdict[rows_b[broken]]
         same = a.adversarial[rows_a[broken]] == b.adversarial[rows_b[broken]]
         accepted = [s == Verdict.ACCEPTED for s in said]
         unjudged = [(s == Verdict.UNJUDGED) & ~same for s in said]
-        found.append(_bounded_shares("adversarial_acceptance", *accepted, *unjudged))
+        found.append(_bounded_shares("adversarial_acceptance", *accepted, *unjudged, margins))
     return found
 
 
@@ -358,23 +383,31 @@ def _take(result: RectifiedResult, rows: npt.NDArray[np.intp]) -> _Side:
     )
 
 
-def _shares(metric: str, right_a: Bools, right_b: Bools) -> Difference:
+def _shares(metric: str, right_a: Bools, right_b: Bools, margins: Mapping[str, float]) -> Difference:
     """Difference of two shares when everything is judged."""
     nothing = np.zeros(len(right_a), dtype=bool)
-    return _bounded_shares(metric, right_a, right_b, nothing, nothing)
+    return _bounded_shares(metric, right_a, right_b, nothing, nothing, margins)
 
 
-def _verdicts(metric: str, one: Answers, two: Answers, images: Bools, same: Bools) -> Difference:
+def _verdicts(
+    metric: str, one: Answers, two: Answers, images: Bools, same: Bools, margins: Mapping[str, float]
+) -> Difference:
     """Difference of two accuracies by verdict. A class that both predict has one verdict, known or not."""
     differ = ~same[images]
-    return _bounded_shares(
-        metric, one.right[images], two.right[images], one.open[images] & differ, two.open[images] & differ
-    )
+    open_a, open_b = one.open[images] & differ, two.open[images] & differ
+    return _bounded_shares(metric, one.right[images], two.right[images], open_a, open_b, margins)
 
 
-def _bounded_shares(metric: str, right_a: Bools, right_b: Bools, open_a: Bools, open_b: Bools) -> Difference:
+def _bounded_shares(
+    metric: str,
+    right_a: Bools,
+    right_b: Bools,
+    open_a: Bools,
+    open_b: Bools,
+    margins: Mapping[str, float],
+) -> Difference:
     """Tango's interval and McNemar's test, over all that the open answers may turn out to be."""
-    n = len(right_a)
+    n, margin = len(right_a), margins.get(metric, 0.0)
     # Worst for a, as observed, best for a.
     only_a = np.array([(right_a & ~(right_b | open_b)).sum(), (right_a & ~right_b).sum(), 0])
     only_b = np.array([((right_b | open_b) & ~right_a).sum(), (right_b & ~right_a).sum(), 0])
@@ -386,6 +419,7 @@ def _bounded_shares(metric: str, right_a: Bools, right_b: Bools, open_a: Bools, 
     interval = statistics.paired_difference(only_a, only_b, n, z=z)
     p_values = statistics.mcnemar(only_a, only_b)
     straddles = difference[0] < 0 < difference[2]
+    tails = statistics.paired_tails(only_a, only_b, n, margin=margin)
     return Difference(
         metric=metric,
         a=float(right_a.mean()),
@@ -398,6 +432,9 @@ def _bounded_shares(metric: str, right_a: Bools, right_b: Bools, open_a: Bools, 
         only_a=int(only_a[1]),
         only_b=int(only_b[1]),
         unjudged=int((open_a | open_b).sum()),
+        margin=margin,
+        p_lower=float(tails.lower[2]),
+        p_within=float(tails.within[0]),
         method="tango, mcnemar exact" + (", imbens-manski" if (open_a | open_b).any() else ""),
     )
 
@@ -409,6 +446,7 @@ def _class_means(
     same: Bools,
     original: npt.NDArray[np.int16],
     seed: tuple[object, ...],
+    margins: Mapping[str, float],
 ) -> Difference:
     """Difference of two class means by the paired stratified bootstrap."""
     classes, differ = original[images], ~same[images]
@@ -433,7 +471,7 @@ def _class_means(
         worst, best = replicates(right_a, right_b | open_b), replicates(right_a | open_a, right_b)
     value_a = float((count(right_a)[present] / total[present]).mean())
     value_b = float((count(right_b)[present] / total[present]).mean())
-    low, high, p_value = _from_replicates(worst, best)
+    low, high, p_value, tails = _from_replicates(worst, best, margin := margins.get("mla", 0.0))
     return Difference(
         metric="mla",
         a=value_a,
@@ -446,14 +484,17 @@ def _class_means(
         only_a=int((right_a & ~right_b).sum()),
         only_b=int((right_b & ~right_a).sum()),
         unjudged=unjudged,
+        margin=margin,
+        p_lower=float(tails.lower),
+        p_within=float(tails.within),
         method="stratified bootstrap" + (", imbens-manski" if unjudged else ""),
     )
 
 
 def _from_replicates(
-    worst: npt.NDArray[np.float64], best: npt.NDArray[np.float64]
-) -> tuple[float, float, float]:
-    """Interval and p value from bootstrap replicates with unjudged answers at their worst and best for a."""
+    worst: npt.NDArray[np.float64], best: npt.NDArray[np.float64], margin: float
+) -> tuple[float, float, float, statistics.Tails]:
+    """Interval and p values from bootstrap replicates with unjudged answers at their worst and best for a."""
     finite_worst, finite_best = worst[np.isfinite(worst)], best[np.isfinite(best)]
     width = float(finite_best.mean() - finite_worst.mean()) if worst is not best else 0.0
     error = max(float(finite_worst.std()), float(finite_best.std()))
@@ -461,11 +502,22 @@ def _from_replicates(
     low, high = statistics.percentile(worst, z=z).low, statistics.percentile(best, z=z).high
     straddles = finite_worst.mean() < 0 < finite_best.mean() and width > 0
     p_value = 1.0 if straddles else max(statistics.bootstrap_p(worst), statistics.bootstrap_p(best))
-    return float(low), float(high), p_value
+    # One is added to both counts, as in `bootstrap_p`.
+    tails = statistics.Tails(
+        lower=((finite_best >= -margin).sum() + 1) / (len(finite_best) + 1),
+        within=((finite_worst <= -margin).sum() + 1) / (len(finite_worst) + 1),
+    )
+    return float(low), float(high), p_value, tails
 
 
 def _reductions(
-    first: _Side, second: _Side, source: str, known: Bools, same: Bools, seed: tuple[object, ...]
+    first: _Side,
+    second: _Side,
+    source: str,
+    known: Bools,
+    same: Bools,
+    seed: tuple[object, ...],
+    margins: Mapping[str, float],
 ) -> Difference | None:
     """Difference of two relative error reductions by the paired bootstrap over the cells of a table."""
     one, two = first.answers[source], second.answers[source]
@@ -495,7 +547,8 @@ def _reductions(
             reductions(mistake_a, mistake_b & ~open_b)[0],
             reductions(mistake_a & ~open_a, mistake_b)[0],
         )
-    low, high, p_value = _from_replicates(worst, best)
+    margin = margins.get("rectified_error_reduction", 0.0)
+    low, high, p_value, tails = _from_replicates(worst, best, margin)
     return Difference(
         metric="rectified_error_reduction",
         a=value_a,
@@ -506,11 +559,14 @@ def _reductions(
         p_value=p_value,
         n=int(images.sum()),
         unjudged=unjudged,
+        margin=margin,
+        p_lower=float(tails.lower),
+        p_within=float(tails.within),
         method="paired bootstrap" + (", imbens-manski" if unjudged else ""),
     )
 
 
-def _powered(first: _Side, second: _Side, same: Bools) -> Difference | None:
+def _powered(first: _Side, second: _Side, same: Bools, margins: Mapping[str, float]) -> Difference | None:
     """Difference of two prediction-powered accuracies: one PPI++ estimate of the paired difference."""
     proxies = [side.answers.get(REAL) for side in (first, second)]
     arrays = [
@@ -536,6 +592,7 @@ def _powered(first: _Side, second: _Side, same: Bools) -> Difference | None:
     z = float(statistics.imbens_manski(best.value - worst.value, error))
     p_values = [_normal_p(float(e.value), float(e.variance) ** 0.5) for e in (worst, observed, best)]
     unjudged = int((open_a | open_b).sum())
+    margin = margins.get("mla_ppi", 0.0)
     # The two values alone need a weight each, so they differ a little from the estimate of the difference.
     value_a, value_b = (float(arrays_.estimate(arrays_.right).value) for arrays_ in (a, b))
     return Difference(
@@ -548,26 +605,29 @@ def _powered(first: _Side, second: _Side, same: Bools) -> Difference | None:
         p_value=1.0 if float(worst.value) < 0 < float(best.value) else max(p_values),
         n=len(same),
         unjudged=unjudged,
+        margin=margin,
+        p_lower=_normal_tail(float(best.value) + margin, float(best.variance) ** 0.5),
+        p_within=_normal_tail(-float(worst.value) - margin, float(worst.variance) ** 0.5),
         method="ppi++" + (", imbens-manski" if unjudged else ""),
     )
 
 
-def _qualities(one: Answers, two: Answers) -> dict[str, Difference]:
+def _qualities(one: Answers, two: Answers, margins: Mapping[str, float]) -> dict[str, Difference]:
     """Differences of precision, recall and mean average precision: paired means."""
     found = {}
     images = one.ranked & two.ranked
     if images.sum() > 1:
         size = one.size[images].astype(np.float64)
         a, b = one.hits[images] / size, two.hits[images] / size
-        found["recall_at_k"] = _means("recall_at_k", a, b, a, b)
+        found["recall_at_k"] = _means("recall_at_k", a, b, a, b, margins)
         high_a, high_b = a + one.unjudged[images] / size, b + two.unjudged[images] / size
-        found["precision_at_k"] = _means("precision_at_k", a, b, high_a, high_b)
+        found["precision_at_k"] = _means("precision_at_k", a, b, high_a, high_b, margins)
     if one.average_precision is not None and two.average_precision is not None:
         images = one.evaluable & two.evaluable
         if images.sum() > 1:
             a = one.average_precision[images].astype(np.float64)
             b = two.average_precision[images].astype(np.float64)
-            found["mean_average_precision"] = _means("mean_average_precision", a, b, a, b)
+            found["mean_average_precision"] = _means("mean_average_precision", a, b, a, b, margins)
     return found
 
 
@@ -577,9 +637,10 @@ def _means(
     b: npt.NDArray[np.float64],
     high_a: npt.NDArray[np.float64],
     high_b: npt.NDArray[np.float64],
+    margins: Mapping[str, float],
 ) -> Difference:
     """Difference of two means of values a to high_a and b to high_b, by Student's t."""
-    n = len(a)
+    n, margin = len(a), margins.get(metric, 0.0)
     worst, observed, best = a - high_b, a - b, high_a - b
     errors = [float(d.std(ddof=1)) / n**0.5 for d in (worst, observed, best)]
     width = float(best.mean() - worst.mean())
@@ -597,12 +658,24 @@ def _means(
         p_value=1.0 if float(worst.mean()) < 0 < float(best.mean()) and width > 0 else max(p_values),
         n=n,
         unjudged=unjudged,
+        margin=margin,
+        p_lower=_student_tail(float(best.mean()) + margin, errors[2], n),
+        p_within=_student_tail(-float(worst.mean()) - margin, errors[0], n),
         method="paired t" + (", imbens-manski" if unjudged else ""),
     )
 
 
 def _normal_p(value: float, error: float) -> float:
     return float(2 * special.ndtr(-abs(value) / error)) if error > 0 else float(value == 0)
+
+
+def _normal_tail(value: float, error: float) -> float:
+    """One-sided p value that the mean of what was observed as `value` is not below 0."""
+    return float(special.ndtr(value / error)) if error > 0 else float(value >= 0)
+
+
+def _student_tail(value: float, error: float, n: int) -> float:
+    return float(special.stdtr(n - 1, value / error)) if error > 0 else float(value >= 0)
 
 
 def _student_p(value: float, error: float, n: int) -> float:

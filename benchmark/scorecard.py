@@ -103,7 +103,7 @@ class Scorecard(_Strict):
         """
         try:
             data = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # also a number too long to read
             raise BeyondError(
                 f"{where} is not JSON ({error}); write it again with: beyond rescore RUN"
             ) from None

@@ -70,6 +70,23 @@ def wilson(successes: Numbers, n: Numbers, *, z: Numbers = Z95) -> Interval:
     return Interval(np.maximum(low, 0.0), np.minimum(high, 1.0))
 
 
+def upper_bound(successes: Numbers, n: Numbers, *, level: float = 0.95) -> FloatArray:
+    """Exact one-sided upper limit on a proportion (Clopper & Pearson 1934, Biometrika 26:404).
+
+    Args:
+        successes: Number of successes, 0 to n.
+        n: Number of trials, ≥ 1.
+        level: Confidence.
+
+    Example:
+        >>> round(float(upper_bound(0, 500)), 5)
+        0.00597
+    """
+    k, n = (np.asarray(x, dtype=np.float64) for x in np.broadcast_arrays(successes, n))
+    limit = special.betaincinv(k + 1, np.maximum(n - k, 1e-300), level)
+    return np.asarray(np.where(k >= n, 1.0, limit), dtype=np.float64)
+
+
 def mean_estimate(values: FloatArray) -> Estimate:
     """Mean of independent values in [0, 1], with its variance and effective sample size.
 
@@ -284,6 +301,7 @@ def median_interval(values: Numbers, *, z: float = Z95) -> tuple[float, Interval
 
     Args:
         values: (n,), at least one, no NaN.
+        z: Normal quantile of the coverage.
 
     Example:
         >>> value, (low, high) = median_interval(range(1, 12))
@@ -303,11 +321,29 @@ def median_interval(values: Numbers, *, z: float = Z95) -> tuple[float, Interval
     return value, Interval(np.asarray(x[k - 1]), np.asarray(x[n - k]))
 
 
-def paired_difference(only_a: Numbers, only_b: Numbers, n: Numbers, *, z: Numbers = Z95) -> Interval:
-    """Tango's score interval for share(a) − share(b) on the same images.
+def paired_score(only_a: Numbers, only_b: Numbers, n: Numbers, delta: Numbers) -> FloatArray:
+    """Tango's score statistic of share(a) − share(b) = delta on the same images: normal if that is true.
 
-    Tango 1998, Statistics in Medicine 17:891, eq. 7–9: T(Δ) = (x_a − x_b − nΔ)² / (n (2 q̃ + Δ(1 − Δ))) ≤ z²
-    with the constrained estimate q̃ of the share that only b gets right.
+    Tango 1998, Statistics in Medicine 17:891, eq. 7–9: √T(Δ) = (nΔ − x_a + x_b) / √(n (2 q̃ + Δ(1 − Δ))) with
+    the constrained estimate q̃ of the share that only b gets right. Positive where the observed difference
+    lies below delta.
+
+    Args:
+        only_a: Images that only a gets right.
+        only_b: Images that only b gets right.
+        n: Number of images.
+        delta: The difference to test, in [−1, 1].
+    """
+    b, c, n, delta = (np.asarray(x, dtype=np.float64) for x in (only_a, only_b, n, delta))
+    first = -b - c + (2 * n - b + c) * delta
+    constant = -c * delta * (1 - delta)
+    root = np.sqrt(np.maximum(first * first - 8 * n * constant, 0))
+    q = np.clip((root - first) / (4 * n), np.maximum(0.0, -delta), None)
+    return _safe(n * delta - b + c, np.sqrt(np.maximum(n * (2 * q + delta * (1 - delta)), 0)))
+
+
+def paired_difference(only_a: Numbers, only_b: Numbers, n: Numbers, *, z: Numbers = Z95) -> Interval:
+    """Tango's score interval for share(a) − share(b) on the same images: where |`paired_score`| ≤ z.
 
     Args:
         only_a: Images that only a gets right.
@@ -319,16 +355,117 @@ def paired_difference(only_a: Numbers, only_b: Numbers, n: Numbers, *, z: Number
         The interval in [−1, 1].
     """
     b, c, n, z = (np.asarray(x, dtype=np.float64) for x in np.broadcast_arrays(*(only_a, only_b, n, z)))
-
-    def signed_root(delta: FloatArray) -> FloatArray:
-        first = -b - c + (2 * n - b + c) * delta
-        constant = -c * delta * (1 - delta)
-        root = np.sqrt(np.maximum(first * first - 8 * n * constant, 0))
-        q = np.clip((root - first) / (4 * n), np.maximum(0.0, -delta), None)
-        return _safe(n * delta - b + c, np.sqrt(np.maximum(n * (2 * q + delta * (1 - delta)), 0)))
-
     one, ends = np.ones((2, *n.shape)), np.stack([-z, z])
-    return Interval(*_solve(lambda x: signed_root(x) - ends, -one, one))
+    return Interval(*_solve(lambda x: paired_score(b, c, n, x) - ends, -one, one))
+
+
+class Tails(NamedTuple):
+    """One-sided p values about how a compares with b, given a margin m ≥ 0 by which a may be lower.
+
+    `lower` is small where a is shown to be lower by more than m (it tests a − b ≥ −m), `within` where a is
+    shown not to be (it tests a − b ≤ −m).
+    """
+
+    lower: FloatArray
+    within: FloatArray
+
+
+def paired_tails(only_a: Numbers, only_b: Numbers, n: Numbers, *, margin: Numbers = 0.0) -> Tails:
+    """Is a's share lower than b's by more than a margin, on the same images?
+
+    Without a margin it is the one-sided exact McNemar test; with one, Tango's score test (`paired_score`),
+    which is the test of non-inferiority for paired shares (Tango 1998, section 4).
+
+    Args:
+        only_a: Images that only a gets right.
+        only_b: Images that only b gets right.
+        n: Number of images.
+        margin: By how much a may be lower, ≥ 0.
+    """
+    b, c, n, m = (np.asarray(x, dtype=np.float64) for x in np.broadcast_arrays(only_a, only_b, n, margin))
+    z = paired_score(b, c, n, -m)
+    exact = m == 0
+    return Tails(
+        lower=np.where(exact, _half_tail(b, c), special.ndtr(-z)),
+        within=np.where(exact, _half_tail(c, b), special.ndtr(z)),
+    )
+
+
+def _half_tail(few: FloatArray, many: FloatArray) -> FloatArray:
+    """P(X ≤ few) of Binomial(few + many, ½), as a regularised incomplete beta function."""
+    return np.asarray(
+        np.where(many > 0, special.betainc(np.maximum(many, 1e-300), few + 1, 0.5), 1.0), dtype=np.float64
+    )
+
+
+def unpaired_score(x_a: Numbers, n_a: Numbers, x_b: Numbers, n_b: Numbers, delta: Numbers) -> FloatArray:
+    """Score statistic of share(a) − share(b) = delta for two independent samples: normal if that is true.
+
+    Farrington & Manning 1990, Statistics in Medicine 9:1447: the variance is taken at the estimates that are
+    constrained to differ by delta, in closed form; for delta = 0 it is the pooled two-proportion test.
+    Positive where the observed difference lies below delta.
+
+    Args:
+        x_a: Successes of a; need not be whole.
+        n_a: Trials of a.
+        x_b: Successes of b.
+        n_b: Trials of b.
+        delta: The difference to test, in [−1, 1].
+    """
+    x_a, n_a, x_b, n_b, d = (np.asarray(x, dtype=np.float64) for x in (x_a, n_a, x_b, n_b, delta))
+    p, q, theta = x_a / n_a, x_b / n_b, n_b / n_a
+    # a r³ + b r² + c r + e = 0 has the constrained share of a as its root in [max(0, d), min(1, 1 + d)].
+    a = 1 + theta
+    b = -(1 + theta + p + theta * q + d * (theta + 2))
+    c = d * d + d * (2 * p + theta + 1) + p + theta * q
+    e = -p * d * (1 + d)
+    v = b**3 / (3 * a) ** 3 - b * c / (6 * a * a) + e / (2 * a)
+    u = np.where(v < 0, -1.0, 1.0) * np.sqrt(np.maximum(b * b / (3 * a) ** 2 - c / (3 * a), 0))
+    angle = np.arccos(np.clip(np.divide(v, u**3, out=np.ones(np.shape(v)), where=u != 0), -1, 1))
+    r = 2 * u * np.cos((np.pi + angle) / 3) - b / (3 * a)
+    r = np.clip(r, np.maximum(0.0, d), np.minimum(1.0, 1 + d))
+    s = np.clip(r - d, 0.0, 1.0)
+    return _safe(d - (p - q), np.sqrt(np.maximum(r * (1 - r) / n_a + s * (1 - s) / n_b, 0)))
+
+
+def unpaired_difference(
+    x_a: Numbers, n_a: Numbers, x_b: Numbers, n_b: Numbers, *, z: Numbers = Z95
+) -> Interval:
+    """Score interval for share(a) − share(b) of independent samples: where |`unpaired_score`| ≤ z."""
+    arrays = np.broadcast_arrays(x_a, n_a, x_b, n_b, z)
+    x_a, n_a, x_b, n_b, z = (np.asarray(x, dtype=np.float64) for x in arrays)
+    one, ends = np.ones((2, *z.shape)), np.stack([-z, z])
+    return Interval(*_solve(lambda x: unpaired_score(x_a, n_a, x_b, n_b, x) - ends, -one, one))
+
+
+def unpaired_tails(x_a: Numbers, n_a: Numbers, x_b: Numbers, n_b: Numbers, *, margin: Numbers = 0.0) -> Tails:
+    """Is a's share lower than b's by more than a margin, on independent samples? See `unpaired_score`."""
+    z = unpaired_score(x_a, n_a, x_b, n_b, -np.asarray(margin, dtype=np.float64))
+    return Tails(np.asarray(special.ndtr(-z)), np.asarray(special.ndtr(z)))
+
+
+def holm(p_values: Numbers) -> FloatArray:
+    """Holm's step-down adjustment of p values along the last axis (Holm 1979, Scand. J. Stat. 6:65).
+
+    Rejecting what is at most α keeps the chance of any false rejection at most α, however the tests depend on
+    each other.
+
+    Args:
+        p_values: (…, M), one a hypothesis.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
+        [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if not p.shape[-1]:
+        return p
+    order = np.argsort(p, axis=-1, kind="stable")
+    steps = np.take_along_axis(p, order, axis=-1) * np.arange(p.shape[-1], 0, -1)
+    steps = np.minimum(np.maximum.accumulate(steps, axis=-1), 1.0)
+    adjusted = np.empty_like(p)
+    np.put_along_axis(adjusted, order, steps, axis=-1)
+    return adjusted
 
 
 class Difference(NamedTuple):

@@ -4,7 +4,8 @@ Repositories live in memory as immutable commits; every revision stays readable.
 the code under test: the real client talks to it when `HF_ENDPOINT` (or `endpoint=`) names its address.
 
 Text files are served as git blobs (ETag is the git blob sha1), binary ones as LFS files (X-Linked-Etag is the
-sha256), as the Hub does. Left out: Xet, LFS uploads (`uploadMode` is always "regular"), spaces, search.
+sha256), as the Hub does. Uploads are inline in the commit; with `lfs = True` binary files are uploaded to LFS
+first, as clients without Xet do. Left out: Xet, spaces, search.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 Kind = Literal["model", "dataset"]
+Cut = Literal["upload", "before commit", "after commit"]
 
 LFS_SUFFIXES = (
     ".bin",
@@ -64,6 +66,16 @@ class Commit:
 
 
 @dataclass
+class Pull:
+    """A pull request; its branch is `refs/pr/<number>`."""
+
+    number: int
+    title: str
+    author: str
+    status: Literal["open", "closed", "merged"] = "open"
+
+
+@dataclass
 class Repo:
     """A repository: its commits and the names that point at them."""
 
@@ -72,6 +84,7 @@ class Repo:
     commits: dict[str, Commit] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)  # "main", tag names, "refs/pr/1" -> commit sha
     tags: set[str] = field(default_factory=set)
+    pulls: list[Pull] = field(default_factory=list)
     gated: bool = False
     private: bool = False
 
@@ -121,7 +134,11 @@ class HubServer:
         self.requests: list[Request] = []
         self.repos: dict[tuple[Kind, str], Repo] = {}
         self.lock = threading.RLock()
+        self.lfs = False
+        self.users: dict[str, str] = {}  # token -> name; any other token is "tester"
+        self.stored: dict[str, bytes] = {}  # LFS objects by sha256
         self._cut_after: int | None = None
+        self._cuts: list[Cut] = []
         self._down = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
@@ -163,6 +180,22 @@ class HubServer:
         """Break the connection of the next file download after `n_bytes` of its body, once."""
         with self.lock:
             self._cut_after = n_bytes
+
+    def cut(self, *where: Cut) -> None:
+        """Break the next connections of a submission, one after the other, at these places.
+
+        `upload` is in the middle of an LFS upload; `before commit` is after the whole commit was received
+        and before anything of it is kept; `after commit` is after it was kept, before the client hears of it.
+        """
+        with self.lock:
+            self._cuts = list(where)
+
+    def take_commit_cut(self, *places: Cut) -> Cut | None:
+        """The pending cut if it is at one of these places, which is thereby used up."""
+        with self.lock:
+            if self._cuts and self._cuts[0] in places:
+                return self._cuts.pop(0)
+            return None
 
     def fail(self, times: int) -> None:
         """Answer the next `times` requests with 503 Service Unavailable."""
@@ -226,6 +259,17 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._dispatch()
 
+    def do_PUT(self) -> None:
+        size = int(self.headers.get("Content-Length") or 0)
+        if self.hub.take_commit_cut("upload"):
+            self.rfile.read(size // 2)
+            self._break()
+            return
+        content = self.rfile.read(size)
+        with self.hub.lock:
+            self.hub.stored[hashlib.sha256(content).hexdigest()] = content
+        self._send(200, b"", {})
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is http.server's
         """Say nothing; tests read `HubServer.requests`."""
 
@@ -268,6 +312,8 @@ class _Handler(BaseHTTPRequestHandler):
             with self.hub.lock:
                 if parts[0] == "api":
                     self._api(parts[1:], query, body)
+                elif parts[-3:] == ["lfs", "objects", "batch"]:
+                    self._lfs_batch(json.loads(body))
                 else:
                     self._resolve(parts)
         except _HubError as error:
@@ -296,7 +342,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json({"warnings": [], "errors": []})
             case ["whoami-v2"]:
                 self._require_token()
-                self._json({"type": "user", "name": "tester", "orgs": []})
+                self._json({"type": "user", "name": self._user(), "orgs": []})
             case ["models" | "datasets" as kinds, *rest]:
                 repo, rest = self._repo("model" if kinds == "models" else "dataset", rest)
                 self._repo_api(repo, rest, query, body)
@@ -318,6 +364,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._tree(repo, self._commit(repo, revision), "/".join(folder), recursive=recursive)
             case ["paths-info", revision]:
                 self._paths_info(repo, self._commit(repo, revision), body)
+            case ["discussions"]:
+                self._discussions(repo, query)
             case ["preupload", revision]:
                 self._preupload(repo, revision, json.loads(body))
             case ["commit", revision]:
@@ -356,6 +404,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _token(self) -> str:
         return self.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+
+    def _user(self) -> str:
+        return self.hub.users.get(self._token(), "tester")
 
     def _require_token(self) -> None:
         if not self._token():
@@ -506,11 +557,41 @@ class _Handler(BaseHTTPRequestHandler):
         files = []
         for item in payload["files"]:
             path = item["path"]
-            answer: dict[str, Any] = {"path": path, "uploadMode": "regular", "shouldIgnore": False}
+            mode = "lfs" if self.hub.lfs and is_lfs(path) else "regular"
+            answer: dict[str, Any] = {"path": path, "uploadMode": mode, "shouldIgnore": False}
             if path in commit.files:
                 answer["oid"] = blob_id(commit.files[path])
             files.append(answer)
         self._json({"files": files, "commitOid": commit.sha})
+
+    def _lfs_batch(self, payload: dict[str, Any]) -> None:
+        self._require_token()
+        objects = []
+        for item in payload["objects"]:
+            answer = {"oid": item["oid"], "size": item["size"], "authenticated": True}
+            if item["oid"] not in self.hub.stored:
+                answer["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{item['oid']}"}}
+            objects.append(answer)
+        self._json({"transfer": "basic", "objects": objects})
+
+    def _discussions(self, repo: Repo, query: dict[str, list[str]]) -> None:
+        status = query.get("status", [""])[0]
+        kind = query.get("type", [""])[0]
+        pulls = [pull for pull in repo.pulls if status in ("", pull.status) and kind in ("", "pull_request")]
+        start, size = 2 * int(query.get("p", ["0"])[0]), 2  # small pages, so that paging is exercised
+        listed = [
+            {
+                "num": pull.number,
+                "title": pull.title,
+                "author": {"name": pull.author, "type": "user"},
+                "status": pull.status,
+                "isPullRequest": True,
+                "createdAt": DATE,
+                "repo": {"name": repo.name, "type": repo.kind},
+            }
+            for pull in pulls[start : start + size]
+        ]
+        self._json({"discussions": listed, "count": len(pulls), "start": start})
 
     def _make_commit(self, repo: Repo, revision: str, body: bytes, *, create_pr: bool) -> None:
         base = self._commit(repo, revision)
@@ -531,6 +612,8 @@ class _Handler(BaseHTTPRequestHandler):
                     content = value["content"]
                     decode = value.get("encoding") == "base64"
                     files[value["path"]] = base64.b64decode(content) if decode else content.encode()
+                case "lfsFile":
+                    files[value["path"]] = self.hub.stored[value["oid"]]
                 case "deletedFile":
                     if files.pop(value["path"], None) is None:
                         raise _HubError(404, "EntryNotFound", "A file with this name doesn't exist")
@@ -539,10 +622,15 @@ class _Handler(BaseHTTPRequestHandler):
                     files = {path: content for path, content in files.items() if not path.startswith(folder)}
                 case key:
                     raise _HubError(400, None, f"unsupported operation {key}")
+        if self.hub.take_commit_cut("before commit"):
+            self._break()
+            return
         ref = revision
         if create_pr:
-            ref = f"refs/pr/{1 + sum(name.startswith('refs/pr/') for name in repo.refs)}"
+            number = 1 + len(repo.pulls)
+            ref = f"refs/pr/{number}"
             repo.refs[ref] = base.sha
+            repo.pulls.append(Pull(number, header["summary"], self._user()))
         commit = repo.commit(files, ref=ref, title=header["summary"])
         where = f"{self.hub.url}/{'datasets/' if repo.kind == 'dataset' else ''}{repo.name}"
         answer = {
@@ -553,6 +641,9 @@ class _Handler(BaseHTTPRequestHandler):
         }
         if create_pr:
             answer["pullRequestUrl"] = f"{where}/discussions/{ref.rsplit('/', 1)[1]}"
+        if self.hub.take_commit_cut("after commit"):
+            self._break()
+            return
         self._json(answer)
 
 

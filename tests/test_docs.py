@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from benchmark.cli.reference import reference
-from tests.browser import open_browser
+from tests.browser import open_browser, serve
 from tests.conftest import ROOT
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def site(built_site: Path) -> Path:
     """The site, built as `make site` builds it."""
-    from mkdocs.commands.build import build
-    from mkdocs.config import load_config
-
-    folder = tmp_path_factory.mktemp("site")
-    build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder), strict=True))
-    return folder
+    return built_site
 
 
 @pytest.fixture
 def address(site: Path) -> Iterator[str]:
     """The site on a local server."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serve(site) as found:
+        yield found
 
 
 def test_command_reference_is_up_to_date() -> None:
@@ -72,10 +56,10 @@ def test_pages_work_in_a_browser_without_a_network(address: str) -> None:
             "request",
             lambda request: None if request.url.startswith(address) else trouble.append(request.url),
         )
-        for name in ("index", "getting-started", "cli"):
+        for name in ("idea", "getting-started", "cli", "api"):
             page.goto(f"{address}/{name}.html")
             assert page.locator("h1").count() == 1
-        page.goto(f"{address}/index.html")
+        page.goto(f"{address}/idea.html")
         assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
         page.set_viewport_size({"width": 390, "height": 800})
         width = page.evaluate("document.documentElement.scrollWidth")

@@ -14,15 +14,18 @@ from annotations.errors import BeyondError
 
 COMMANDS = {
     "annotations": ("annotations.cli:annotations", "List, download, import, merge and show label sets."),
+    "check": ("leaderboard.check:check", "Fail if a run is worse than a baseline."),
     "compare": ("benchmark.cli.compare:compare", "Compare two runs, image by image."),
     "criticize": ("benchmark.cli.criticize:criticize", "Find the biases a model has learned."),
     "demo": ("benchmark.cli.demo:demo", "Score the sample model on the sample images."),
     "explain": ("benchmark.cli.explain:explain", "Explain adversarial predictions, to show to people."),
+    "leaderboard": ("leaderboard.cli:leaderboard", "Check, rank and publish entries."),
     "models": ("benchmark.cli.models:models", "List the models that can be loaded here."),
     "probe": ("benchmark.cli.probe:probe", "Run one standard probe alone, or list them."),
     "rescore": ("benchmark.cli.score:rescore", "Score a run again from its records alone."),
     "score": ("benchmark.cli.score:score", "Score a classifier, or files of its predictions."),
     "show": ("benchmark.cli.show:show", "Show a run's scorecard, in the terminal or as a page."),
+    "submit": ("leaderboard.submit:submit", "Make an entry of the leaderboard out of a run, and send it."),
     "tracks": ("benchmark.cli.show:tracks", "List the tracks and their metrics."),
     "validate": ("benchmark.cli.models:validate", "Check a classifier against the contract."),
 }
@@ -76,9 +79,10 @@ def main(argv: list[str] | None = None) -> None:
     Set BEYOND_DEBUG=1 to see a traceback.
     """
     try:
-        beyond.main(args=argv, prog_name="beyond", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        # click returns the status of a command that called `Context.exit`.
+        status = beyond.main(args=argv, prog_name="beyond", standalone_mode=False)
+        if isinstance(status, int) and status:
+            sys.exit(status)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

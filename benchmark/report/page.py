@@ -5,7 +5,9 @@ Each track has a template `track_NAME.html`; a track without one is shown as a p
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,31 @@ def render_page(
             of the images that were scored, and says that it must not be published.
         montages: Prototypes against criticisms (`benchmark.report.montage`); the same holds for these.
     """
+    tracks = _track_views(scorecard)
+    headline = rectified.headline(scorecard)
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            scorecard=scorecard,
+            model=text.clean(scorecard.model.name),
+            css=Markup(page_css()),
+            headline=headline,
+            change_sentence=rectified.change_sentence(headline.change if headline else None),
+            tracks=tracks,
+            charts=charts,
+            examples=examples,
+            montages=montages,
+            criticism=criticism,
+            lede=None if headline else criticism.lede(scorecard),
+            command=reproduce.command(scorecard),
+            facts=_facts(scorecard),
+        )
+    )
+
+
+@functools.cache
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -49,8 +76,14 @@ def render_page(
         lstrip_blocks=True,
     )
     environment.filters.update(percent=text.percent, count=text.count, clean=text.clean)
-    tracks = [
+    return environment
+
+
+def _track_views(scorecard: Scorecard) -> list[dict[str, Any]]:
+    """The tracks in reading order, each with its template and what it shows."""
+    return [
         {
+            "key": name,
             "title": names.TRACK_TITLES.get(name, text.clean(name).replace("_", " ").capitalize()),
             "version": track.version,
             "template": f"track_{name}.html" if name in TRACKS else _GENERIC,
@@ -59,22 +92,40 @@ def render_page(
         }
         for name, track in sorted(scorecard.tracks.items(), key=lambda item: _track_position(item[0]))
     ]
-    headline = rectified.headline(scorecard)
-    return environment.get_template("page.html").render(
-        scorecard=scorecard,
-        model=text.clean(scorecard.model.name),
-        css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
-        headline=headline,
-        change_sentence=rectified.change_sentence(headline.change if headline else None),
-        tracks=tracks,
-        charts=charts,
-        examples=examples,
-        montages=montages,
-        criticism=criticism,
-        lede=None if headline else criticism.lede(scorecard),
-        command=reproduce.command(scorecard),
-        facts=_facts(scorecard),
-    )
+
+
+@dataclass(frozen=True)
+class TrackPart:
+    """What a page shows of one track.
+
+    Attributes:
+        key: Name in the scorecard.
+        title: Its name on screen.
+        notes: What a reader must know.
+        body: Markup of its sections, styled by `page.css`.
+    """
+
+    key: str
+    title: str
+    notes: list[str]
+    body: Markup
+
+
+def render_tracks(scorecard: Scorecard) -> list[TrackPart]:
+    """The tracks of a scorecard as parts of a page, for a page that has a frame of its own."""
+    parts = []
+    for track in _track_views(scorecard):
+        template = _environment().get_template(track["template"])
+        body = Markup(
+            template.render(track=track, view=track["view"], charts=charts, criticism=criticism, montages=())
+        )
+        parts.append(TrackPart(track["key"], track["title"], track["notes"], body))
+    return parts
+
+
+def page_css() -> str:
+    """The style sheet of a page, which the parts that `render_tracks` gives need too."""
+    return (_FOLDER / "page.css").read_text(encoding="utf-8")
 
 
 def _track_position(name: str) -> tuple[int, str]:

@@ -15,7 +15,10 @@ def clean(text: object) -> str:
         >>> clean("a\x1b[31mb\n c")
         'a�[31mb c'
     """
-    return " ".join("".join(ch if ch.isprintable() or ch.isspace() else "\ufffd" for ch in str(text)).split())
+    line = str(text)
+    if line.isprintable():
+        return " ".join(line.split())
+    return " ".join("".join(ch if ch.isprintable() or ch.isspace() else "\ufffd" for ch in line).split())
 
 
 def count(n: int) -> str:

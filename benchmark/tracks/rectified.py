@@ -196,6 +196,43 @@ def score_rectified(chunks: Iterable[Predictions], labels: Mapping[str, LabelSet
     )
 
 
+def score_verdicts(
+    image_ids: npt.NDArray[np.object_],
+    original_labels: npt.NDArray[np.int16],
+    top1_correct: Bools,
+    answers: Mapping[str, Answers],
+) -> tuple[dict[str, Metric], dict[str, Table]]:
+    """What follows from the verdicts on the top-1 predictions alone, without knowing the predictions.
+
+    For each source its accuracies, `top1`, `top1_evaluable` and `rectified_error_reduction`; not `mla_ppi`,
+    which needs the images that experts looked at. Tables: `standard_vs_rectified`, `most_rectified_classes`.
+
+    Args:
+        image_ids: object (N,) of str.
+        original_labels: int16 (N,), −1 where unknown.
+        top1_correct: bool (N,).
+        answers: By source; of each only `evaluable`, `verdict` and `unsure_is_right` are used.
+    """
+    run = _Run(image_ids, original_labels, original_labels, top1_correct, None, dict(answers))
+    names = accuracy_names(answers)
+    contrasts = _contrasts(run)
+    metrics = _standard_metrics(run)
+    for source, found in answers.items():
+        metrics.update(_source_metrics(run, source, names[source], found))
+    metrics.pop("mla_ppi", None)
+    reduced = next(
+        (s for s in (REAL, CONSOLIDATED, *answers) if s in contrasts and contrasts[s].reduction), None
+    )
+    if reduced is not None and (reduction := contrasts[reduced].reduction):
+        metrics["rectified_error_reduction"] = reduction
+    rows = [row for source, contrast in contrasts.items() if (row := contrast.row(source)) is not None]
+    primary = next((s for s in (CONSOLIDATED, REAL) if s in answers), next(iter(answers), None))
+    tables: dict[str, Table] = {"standard_vs_rectified": rows}
+    if primary is not None:
+        tables["most_rectified_classes"] = _most_rectified_classes(run, answers[primary])
+    return metrics, tables
+
+
 # ------------------------------------------------------------------------------------- records to arrays
 
 

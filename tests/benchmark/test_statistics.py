@@ -9,7 +9,7 @@ from ppi_py import ppi_mean_ci, ppi_mean_pointestimate
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint, proportions_ztest
 
 from benchmark import statistics
 from benchmark.statistics import Interval
@@ -156,6 +156,74 @@ def test_score_intervals_end_where_the_constrained_likelihood_says(table: tuple[
     for difference in statistics.paired_difference(only_a, only_b, n):
         contrast = np.array([-difference, 1 - difference, -1 - difference, -difference])
         assert score_statistic(cells, contrast) == pytest.approx(1.96**2, rel=2e-3)
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (0, 5), (3, 3), (1, 7), (7, 1), (40, 61), (900, 801)])
+def test_paired_tails_without_margin_are_one_sided_binomial_tests(b: int, c: int) -> None:
+    tails = statistics.paired_tails(b, c, 5000)
+    expected = [
+        stats.binomtest(b, b + c, alternative=side).pvalue if b + c else 1.0 for side in ("less", "greater")
+    ]
+    assert [float(tails.lower), float(tails.within)] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("margin", [0.01, 0.1, 0.3])
+@pytest.mark.parametrize("table", [(60, 25, 12, 200), (5, 9, 2, 50), (30, 4, 31, 20), (9, 0, 6, 40)])
+def test_paired_tails_with_a_margin_are_the_constrained_score_test(
+    table: tuple[int, ...], margin: float
+) -> None:
+    _, only_a, only_b, _ = table
+    cells = np.array(table, dtype=float)
+    n = cells.sum()
+    contrast = np.array([margin, 1 + margin, -1 + margin, margin])
+    root = np.sqrt(score_statistic(cells, contrast)) * np.sign((only_a - only_b) / n + margin)
+    tails = statistics.paired_tails(only_a, only_b, n, margin=margin)
+    assert float(tails.lower) == pytest.approx(stats.norm.cdf(root), rel=2e-2, abs=1e-5)
+    assert float(tails.within) == pytest.approx(stats.norm.sf(root), rel=2e-2, abs=1e-5)
+
+
+@pytest.mark.parametrize("counts", [(761, 1000, 772, 1000), (5, 20, 9, 22), (38066, 50000, 37900, 49000)])
+@pytest.mark.parametrize("margin", [0.0, 0.005, 0.2])
+def test_unpaired_tails_are_the_constrained_score_test(counts: tuple[int, ...], margin: float) -> None:
+    x_a, n_a, x_b, n_b = counts
+
+    def negative(share: float) -> float:
+        found = stats.binom.logpmf(x_a, n_a, share) + stats.binom.logpmf(x_b, n_b, share + margin)
+        return -float(found)
+
+    share = optimize.minimize_scalar(
+        negative, bounds=(1e-9, 1 - margin - 1e-9), method="bounded", options={"xatol": 1e-11}
+    ).x
+    other = share + margin
+    error = np.sqrt(share * (1 - share) / n_a + other * (1 - other) / n_b)
+    z = (x_a / n_a - x_b / n_b + margin) / error
+    tails = statistics.unpaired_tails(*counts, margin=margin)
+    assert float(tails.lower) == pytest.approx(stats.norm.cdf(z), rel=1e-6)
+    assert float(tails.within) == pytest.approx(stats.norm.sf(z), rel=1e-6, abs=1e-15)
+    if not margin:
+        pooled = proportions_ztest([x_a, x_b], [n_a, n_b], alternative="smaller")[1]
+        assert float(tails.lower) == pytest.approx(pooled, rel=1e-9)
+
+
+def test_published_score_interval_of_two_samples() -> None:
+    """56 of 70 against 48 of 80: Newcombe 1998, Statistics in Medicine 17:873, table II (a), Mee's method."""
+    interval = statistics.unpaired_difference(56, 70, 48, 80)
+    assert np.round(interval, 4).tolist() == [0.0533, 0.3377]
+
+
+def test_unpaired_tails_hold_where_all_or_nothing_is_right() -> None:
+    assert tuple(map(float, statistics.unpaired_tails(20, 20, 20, 20))) == (0.5, 0.5)
+    low, high = statistics.unpaired_difference(0, 20, 20, 20)
+    assert low == pytest.approx(-1)
+    assert -1 < high < -0.8
+
+
+def test_holm_equals_statsmodels() -> None:
+    rng = np.random.default_rng(3)
+    p = rng.random((40, 6)) ** 4
+    expected = [multipletests(row, method="holm")[1] for row in p]
+    assert np.allclose(statistics.holm(p), expected, rtol=1e-12)
+    assert statistics.holm([]).shape == (0,)
 
 
 def test_ratio_of_errors_behaves_without_errors() -> None:
