@@ -36,7 +36,7 @@ check: $(VENV)/.dev ## Run linters, the type checker and the import rules
 	$(BIN)/zizmor --offline --quiet .github
 
 strength: $(VENV)/.dev ## Measure the attacks at full budget against AutoAttack's figures (minutes)
-	@$(BIN)/python -m pytest -m strength tests/benchmark/attacks
+	@$(BIN)/python -m pytest -m strength tests/benchmark
 
 bench: $(VENV)/.dev ## Measure against the peers, side by side
 	@$(BIN)/python -m pytest tests/bench --benchmark-only
