@@ -36,7 +36,7 @@ check: $(VENV)/.dev ## Run linters, the type checker and the import rules
 	$(BIN)/zizmor --offline --quiet .github
 
 strength: $(VENV)/.dev ## Measure the attacks at full budget against AutoAttack's figures (minutes)
-	@$(BIN)/python -m pytest -m strength tests/benchmark/attacks
+	@$(BIN)/python -m pytest -m strength tests/benchmark
 
 reference: $(VENV)/.dev ## Accept a change of results: write the reference scorecard again
 	@$(BIN)/beyond score efficientnet-lite0 --images sample --annotations sample --overwrite --out build/reference >/dev/null

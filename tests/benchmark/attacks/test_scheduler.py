@@ -54,25 +54,6 @@ def verdicts(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], tuple[object,
 
 
 @pytest.mark.shared
-def test_verdicts_depend_on_the_image_alone(shared_data: Path) -> None:
-    model, examples = robust_small(shared_data, CIFAR, 48)
-    model = model.double()
-    runs = [
-        evaluate(model, order, short(EPS), batch_size=batch, dtype=torch.float64).outcomes
-        for order, batch in ((examples, 1), (examples, 8), (examples, 32), (examples[::-1], 8))
-    ]
-    halves = [
-        evaluate(model, examples[k::2], short(EPS), batch_size=32, dtype=torch.float64).outcomes
-        for k in (0, 1)
-    ]
-    runs.append(tuple(halves[0] + halves[1]))
-    expected = verdicts(runs[0])
-    assert {v[0] for v in expected.values()} == {"misclassified", "broken", "robust"}
-    for run in runs[1:]:
-        assert verdicts(run) == expected
-
-
-@pytest.mark.shared
 @pytest.mark.strength
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from benchmark.attack_records import AttackInfo, AttackRecords, FindingInfo
 from benchmark.report import charts, reproduce
 from benchmark.report.examples import Example, View, magnified, png_uri, to_bytes
 from benchmark.report.page import render_page
-from benchmark.report.terminal import print_scorecard
+from benchmark.report.terminal import print_scorecard, print_table
 from benchmark.scorecard import Scorecard, Track
 from benchmark.tracks.robustness import score_robustness
 from tests.benchmark.report import made_up
@@ -27,10 +27,20 @@ RADII = (0.5 / 255, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
 
 
 def attacked(*, n: int = 40, message: str = "two forward passes differ") -> Scorecard:
-    """A scorecard with a curve over five radii, from records with a planted truth."""
+    """A scorecard with a curve over five radii and smallest perturbations, from planted records."""
     # The same images at each radius: what an image does there is nothing that these tests look at.
     made, labels, _ = simulate(np.random.default_rng(7), n)
     rows = [replace(row, epsilon=epsilon) for epsilon in RADII for row in made]
+    rng = np.random.default_rng(8)
+    rows += [
+        replace(
+            row,
+            suite="minimal",
+            epsilon=0.0,
+            distance=float(rng.exponential(0.01)) if row.status == "broken" else row.distance,
+        )
+        for row in made
+    ]
     findings = [FindingInfo(kind="randomised", message=message, images=4)]
     infos = [
         AttackInfo(threat="linf", epsilon=e, suite="quick", note="reduced", findings=findings) for e in RADII
@@ -81,6 +91,51 @@ def test_the_terminal_fits_and_says_the_numbers(width: int) -> None:
     for radius in ("0.5", "1", "2", "4", "8"):
         assert f"L∞ {radius}/255 quick" in out
     assert "Read with care" in out
+    for row in card.tracks["robustness"].tables["minimal"]:
+        median = row["median"]
+        if isinstance(median, float):
+            assert re.search(rf"L∞ +{row['found']} +{row['n']} .*{255 * median:.3g}/255", out)
+    for row in card.tracks["robustness"].tables["distances"]:
+        if row["objective"] == "original" and row["high"] is not None:
+            assert re.search(rf"–{255 * float(row['high']):.3g}/255 .*\b{row['n']}\b", out)
+
+
+def test_smallest_perturbations_stand_on_the_page() -> None:
+    card = attacked()
+    elements = parse(render_page(card))
+    labels = [a.get("aria-label") or "" for tag, a in elements.found if tag == "svg"]
+    rows = card.tracks["robustness"].tables["distances"]
+    assert {row["suite"] for row in rows} == {"minimal"}
+    for row in rows:
+        if row["objective"] == "original":
+            assert any(f": {row['n']} images by the single label" in label for label in labels)
+    page = " ".join(elements.text)
+    assert "was right before any attack" in page
+    medians = {m.value for n, m in card.tracks["robustness"].metrics.items() if n.startswith("median")}
+    assert medians
+    for median in medians:
+        assert f"{255 * median:.3g}/255" in page
+
+
+def test_the_table_of_many_models_has_the_attacked_ones() -> None:
+    sink = io.StringIO()
+    one, two = attacked(), attacked(n=60)
+    cards = [
+        one,
+        two.model_copy(update={"model": two.model.model_copy(update={"name": "second"})}),
+        made_up.full(name="unattacked"),
+    ]
+    print_table(cards, console=Console(file=sink, width=80))
+    head, _, table = sink.getvalue().partition("Under attack")
+    assert "unattacked" in head
+    assert "unattacked" not in table
+    for card in (one, two):
+        metrics = card.tracks["robustness"].metrics
+        shown = [metrics[m] for m in ("robust_accuracy_original", "robust_accuracy_rectified")]
+        assert re.search(
+            rf"L∞ 4/255 quick +{shown[0].n} +{100 * shown[0].value:.1f} .* {100 * shown[1].value:.1f} ", table
+        )
+    assert max(map(len, sink.getvalue().splitlines())) <= 80
 
 
 @pytest.mark.parametrize("tables", [{}, {"by_epsilon": [{}]}, {"distances": [{"low": "x"}]}])
