@@ -107,7 +107,9 @@ def render_tracks(scorecard: Scorecard) -> list[TrackPart]:
     parts = []
     for track in _track_views(scorecard):
         template = _environment().get_template(track["template"])
-        body = Markup(template.render(track=track, view=track["view"], charts=charts))
+        body = Markup(
+            template.render(scorecard=scorecard, track=track, view=track["view"], charts=charts, examples=())
+        )
         parts.append(TrackPart(track["key"], track["title"], track["notes"], body))
     return parts
 
