@@ -21,7 +21,7 @@ from annotations.errors import BeyondError
 from benchmark import statistics
 from benchmark.report.names import in_reading_order
 from benchmark.scorecard import SCORECARD_FILE, Metric, Scorecard, read_scorecard
-from leaderboard.masks import pinned
+from leaderboard.masks import pinned, portable_fingerprint
 
 Rule = Literal["worse", "non-inferior", "exact"]
 Verdict = Literal["worse", "not shown", "within", "better", "no drop shown", "same", "changed"]
@@ -176,6 +176,7 @@ def gate(
     if rule == "non-inferior" and not any(margins.values()):
         raise BeyondError("--rule non-inferior needs a --margin, the drop that is to be ruled out")
     sides = _open(run), _open(baseline)
+    one, two = sides
     names = [side.name for side in sides]
     if names[0] == names[1]:
         names = [str(run), str(baseline)]
@@ -188,6 +189,7 @@ def gate(
 
     notes: list[str] = []
     if rule == "exact":
+        _same_images(one, two)
         rows = _exact(*cards(), tracks, metrics)
         return Gate(
             run=names[0],
@@ -203,6 +205,7 @@ def gate(
     if paired:
         findings = _paired(run, baseline, annotations, tracks, chosen, notes)
     else:
+        _same_images(one, two)
         findings = _unpaired(*cards(), tracks, chosen, notes)
     chosen.check_all_seen()
     if not findings:
@@ -246,6 +249,35 @@ def _open(path: Path) -> _Side:
     if not path.exists():
         raise BeyondError(f"there is no {path}; name a run folder or a {SCORECARD_FILE}")
     return _Side(path, read_scorecard(path).model.name, False)
+
+
+def _same_images(run: _Side, baseline: _Side) -> None:
+    """Make sure that two scorecards are about the same images, so that a drop is not theirs.
+
+    Raises:
+        BeyondError: They are not.
+    """
+    cards = [read_scorecard(side.path) for side in (run, baseline)]
+    if cards[0].images.fingerprint == cards[1].images.fingerprint:
+        return
+    if _fingerprints(run) & _fingerprints(baseline):
+        return
+    (here, there) = (f"{card.images.n:,} of {card.images.name}" for card in cards)
+    raise BeyondError(
+        f"the scorecards are about different images ({here}, {there}); score the run on the baseline's images"
+    )
+
+
+def _fingerprints(side: _Side) -> set[str]:
+    """By what the images of a run or scorecard are known: its own fingerprint, and that of ids and labels."""
+    from benchmark.records import iter_predictions
+
+    found = {read_scorecard(side.path).images.fingerprint}
+    if side.has_records:
+        parts = list(iter_predictions(side.path))
+        ids = np.concatenate([part.image_ids for part in parts])
+        found.add(portable_fingerprint(ids, np.concatenate([part.original_labels for part in parts])))
+    return found
 
 
 class _Choice:
@@ -386,13 +418,8 @@ def _unpaired(
     """Every metric of two scorecards, as if their images had nothing to do with each other.
 
     Raises:
-        BeyondError: They are about other images or other label sets, so that a drop might be theirs.
+        BeyondError: They are about other label sets, so that a drop might be theirs.
     """
-    if run.images.fingerprint != baseline.images.fingerprint:
-        raise BeyondError(
-            f"the scorecards are about different images ({run.images.n:,} of {run.images.name}, "
-            f"{baseline.images.n:,} of {baseline.images.name}); score the run on the baseline's images"
-        )
     for source, revision in run.annotations.sources.items():
         other = baseline.annotations.sources.get(source)
         if other is not None and pinned(other) != pinned(revision):
@@ -509,8 +536,6 @@ def _exact(
     run: Scorecard, baseline: Scorecard, tracks: Sequence[str] | None, metrics: Sequence[str] | None
 ) -> list[Row]:
     """Every metric of either scorecard: the same, or changed."""
-    if run.images.fingerprint != baseline.images.fingerprint:
-        raise BeyondError("the scorecards are about different images; score the run on the baseline's images")
     rows = []
     for track in sorted({*run.tracks, *baseline.tracks}):
         if tracks is not None and track not in tracks:

@@ -29,9 +29,7 @@ from pydantic import ValidationError
 from annotations.errors import BeyondError
 from benchmark import records, runs
 from benchmark.attack_records import ROBUSTNESS, ROWS_SCHEMA
-from benchmark.records import Predictions
-from benchmark.scorecard import SCORECARD_FILE, ImagesInfo
-from benchmark.tracks.rectified import RectifiedResult
+from benchmark.scorecard import SCORECARD_FILE
 from leaderboard.correctness import Correctness
 from leaderboard.entries import (
     ENTRIES_FOLDER,
@@ -41,6 +39,7 @@ from leaderboard.entries import (
     records_sha256,
     write_entry,
 )
+from leaderboard.masks import portable_fingerprint
 
 ENTRIES, RECORDS = "entries", "records"
 
@@ -150,7 +149,13 @@ def prepare(
     labels = runs.load_labels(specs)
     scorecard = runs.score_run(published, specs, labels=labels)
     result = runs.rectified_result(published, labels=labels)
-    scorecard = scorecard.model_copy(update={"images": _portable_images(scorecard.images, result)})
+    images = scorecard.images.model_copy(
+        update={
+            "fingerprint": portable_fingerprint(result.image_ids, result.original_labels),
+            "sample": runs.is_sample(np.sort(result.image_ids.astype(str))),
+        }
+    )
+    scorecard = scorecard.model_copy(update={"images": images})
     sha256 = records_sha256(published)
     if hub is None:
         pointer = Records(kind="file", path=f"{RECORDS}/{slug}", sha256=sha256)
@@ -194,16 +199,6 @@ def prepare(
         tuple(outgoing(published)),
         tuple(notes),
         sends_records=hub is None,
-    )
-
-
-def _portable_images(images: ImagesInfo, result: RectifiedResult) -> ImagesInfo:
-    """Which images these are, by ids and labels alone: not by the sizes of somebody's copies of the files."""
-    order = np.argsort(result.image_ids.astype(str), kind="stable")
-    ids, labels = result.image_ids[order], result.original_labels[order]
-    which = Predictions(ids, labels, np.zeros((len(ids), 1), dtype=np.int16))
-    return images.model_copy(
-        update={"fingerprint": runs.fingerprint_of(which), "sample": runs.is_sample(ids)}
     )
 
 

@@ -117,7 +117,15 @@ def render_tracks(scorecard: Scorecard) -> list[TrackPart]:
     for track in _track_views(scorecard):
         template = _environment().get_template(track["template"])
         body = Markup(
-            template.render(track=track, view=track["view"], charts=charts, criticism=criticism, montages=())
+            template.render(
+                scorecard=scorecard,
+                track=track,
+                view=track["view"],
+                charts=charts,
+                criticism=criticism,
+                examples=(),
+                montages=(),
+            )
         )
         parts.append(TrackPart(track["key"], track["title"], track["notes"], body))
     return parts

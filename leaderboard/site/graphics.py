@@ -157,7 +157,7 @@ def _curve(left: float, right: float) -> str:
 class Axis:
     """An axis of a scatter plot with ticks as (value, text).
 
-    Its kind is linear, log, or error: logarithmic in one minus the value, which takes a heap apart.
+    Its kind is linear, root (square roots), log, or error: logarithmic in one minus the value.
     """
 
     low: float
@@ -231,6 +231,8 @@ class Axis:
         low, high = self.low, self.high
         if self.kind == "error":
             return 100 - error_position(value, low, high)
+        if self.kind == "root":
+            value, low, high = (math.sqrt(v) for v in (value, low, high))
         if self.kind == "log":
             value, low, high = math.log(value), math.log(low), math.log(high)
         return 100 * (value - low) / (high - low)

@@ -373,7 +373,7 @@ class Pages:
             "svg": None,
             "data": {},
             "height": 0,
-            "x": "Radius of the perturbation",
+            "x": "Radius of the perturbation, in square roots",
             "y": "Robust accuracy by the single label, %",
             "absent": "No entry has the robustness track yet: run beyond score MODEL --images DIR "
             "--tracks rectified,robustness, and submit the run.",
@@ -381,7 +381,7 @@ class Pages:
         if series:
             last = max(radii)
             ticks = ((0.0, "0"), *sorted(radii.items()))
-            x = graphics.Axis(0.0, last, ticks)
+            x = graphics.Axis(0.0, last, ticks, kind="root")
             y = graphics.Axis(0.0, 1.0, tuple((v / 4, f"{25 * v}") for v in range(5)))
             plot["svg"] = graphics.lines(
                 series, x, y, label=f"Robust accuracy by radius of {len(series)} models."

@@ -317,6 +317,17 @@ def test_what_cannot_be_compared_is_refused(
     assert "beyond score --predictions" in capsys.readouterr().err
 
 
+def test_the_same_images_are_known_by_ids_and_labels_alone(folder: Path, tmp_path: Path) -> None:
+    """A model run has a fingerprint that depends on the copies of its files; an entry has not."""
+    card = read_scorecard(folder / "worse")
+    images = card.images.model_copy(update={"fingerprint": "1" * 64})
+    shutil.copytree(folder / "worse", tmp_path / "run")
+    (tmp_path / "run" / SCORECARD_FILE).write_text(card.model_copy(update={"images": images}).to_json())
+    shutil.copy(folder / "base" / SCORECARD_FILE, tmp_path / "entry.json")
+    found = gate(tmp_path / "run", tmp_path / "entry.json")
+    assert (found.paired, found.passed) == (False, False)
+
+
 def test_a_lost_metric_or_track_is_told(folder: Path, tmp_path: Path) -> None:
     card = read_scorecard(folder / "base")
     track = card.tracks["rectified"]

@@ -23,11 +23,12 @@ from hypothesis import strategies as st
 
 from annotations.classes import class_names, package_file
 from annotations.errors import BeyondError
-from leaderboard.entries import ENTRIES_FOLDER, load_entries
+from leaderboard.entries import ENTRIES_FOLDER, load_entries, write_entry
 from leaderboard.site import api, graphics
 from leaderboard.site.build import build, generate, site_css
 from leaderboard.site.classes import class_facts, class_scores
 from leaderboard.site.data import Board, table_csv, table_records
+from tests.benchmark.report.test_robustness import attacked
 from tests.conftest import ROOT
 from tests.leaderboard.made_up import make_entries, make_entry
 
@@ -236,6 +237,32 @@ def test_equal_steps_of_the_slope_are_equal_ratios_of_errors() -> None:
     steps = [graphics.error_position(1 - 0.8 * 0.5**k, 0.2, 0.9) for k in range(4)]
     assert np.diff(steps) == pytest.approx([-100 / 3] * 3)
     assert (steps[0], steps[3]) == (pytest.approx(100), pytest.approx(0))
+
+
+def test_robustness_is_drawn_where_there_is_some(tmp_path: Path) -> None:
+    """An entry with attacks gets its curve, its page and its columns; the others say that they have none."""
+    folder = tmp_path / "entries"
+    plain = make_entry(folder, 1, quality=0.6)
+    made = make_entry(folder, 2, quality=0.7)
+    tracks = {**made.scorecard.tracks, "robustness": attacked().tracks["robustness"]}
+    card = made.scorecard.model_copy(update={"tracks": tracks})
+    write_entry(folder, made.info, card, made.correctness)
+    board = Board.of(load_entries(folder))
+    files = generate(board)
+    plot = files["plots.md"].split('id="robustness"')[1]
+    rows = [row for row in tracks["robustness"].tables["by_epsilon"] if row["suite"] == "quick"]
+    for row in rows:
+        assert f"Made-up 0002: {100 * float(row['original'] or 0):.1f} %" in plot
+    heights = [float(y) for y in re.findall(r"[\d.]+ ([\d.]+)", plot.split('d="M')[1].split('"')[0])]
+    expected = [rows[0]["clean"], *(row["original"] for row in rows)]
+    assert heights == pytest.approx([100 * (1 - float(share or 0)) for share in expected], abs=0.01)
+    page, other = files["entries/made-up-0002.md"], files[f"entries/{plain.slug}.md"]
+    assert "Does it hold under attack?" in page
+    assert "Robustness under attack, and its curve over ε: not measured." not in page
+    assert "not yet rated" in page
+    assert "Robustness under attack, and its curve over ε: not measured." in other
+    assert '"k":"robustness.robust_accuracy_original"' in files["assets/leaderboard/data.js"]
+    assert "robustness.robust_accuracy_original" in files["leaderboard.csv"].splitlines()[0]
 
 
 def test_slope_draws_every_entry_where_it_belongs() -> None:
