@@ -14,9 +14,9 @@ CONSENT = """\
 You are asked whether a word describes what a photograph shows. Your answers are used to measure how well \
 computer vision systems recognise images, and are published with a random name in place of yours.
 
-Taking part is your choice. You can stop at any time, and you can withdraw all your answers until the campaign \
-is frozen for publication. Nothing about you is stored but your answers, the time they took, and when you gave \
-them. The photographs come from the internet; a few may be unpleasant."""
+Taking part is your choice. You can stop at any time, and you can withdraw all your answers until the \
+campaign is frozen for publication. Nothing about you is stored but your answers, the time they took, and when \
+you gave them. The photographs come from the internet; a few may be unpleasant."""
 
 INSTRUCTIONS = """\
 You see one photograph and one label with its meaning. Does the label apply to something in the photograph?
@@ -25,8 +25,8 @@ Yes: the thing is there, even if it is small, in the background, or one of sever
 No: it is not there.
 Maybe: after looking carefully you still cannot tell.
 
-Judge what is in the photograph, not what it is mainly about. A toy, a statue or a drawing of the thing counts \
-as the thing unless the meaning says otherwise."""
+Judge what is in the photograph, not what it is mainly about. A toy, a statue or a drawing of the thing \
+counts as the thing unless the meaning says otherwise."""
 
 
 class ProlificConfig(BaseModel):

@@ -70,8 +70,7 @@ class Question(Base):
             "questions_open",
             "role",
             "arm",
-            text("priority DESC"),
-            "id",
+            "rank",
             sqlite_where=text("is_open"),
             postgresql_where=text("is_open"),
         ),
@@ -86,6 +85,7 @@ class Question(Base):
     explanation: Mapped[str] = mapped_column(Text, default="")
     reason: Mapped[str] = mapped_column(Text, default="")
     priority: Mapped[float]
+    rank: Mapped[int]  # place by priority, ties at random
     sampling_probability: Mapped[float]
     wanted: Mapped[int]
     counted: Mapped[int] = mapped_column(default=0)
@@ -116,8 +116,11 @@ class Rater(Base):
     answered: Mapped[int] = mapped_column(default=0)
     position: Mapped[int] = mapped_column(default=0)
     attempt: Mapped[int] = mapped_column(default=1)  # at the qualification
+    sequence: Mapped[int] = mapped_column(default=0)  # answers ever given, undone ones too
     gold_seen: Mapped[int] = mapped_column(default=0)
     gold_right: Mapped[float] = mapped_column(default=0.0)
+    forgiven_seen: Mapped[int] = mapped_column(default=0)  # gold before a manager reinstated the rater
+    forgiven_right: Mapped[float] = mapped_column(default=0.0)
     pause_reason: Mapped[str] = mapped_column(Text, default="")
     prolific_pid: Mapped[str | None] = mapped_column(String(64))
     prolific_study: Mapped[str | None] = mapped_column(String(64))
@@ -169,6 +172,7 @@ class Assignment(Base):
             postgresql_where=text("state = 'leased'"),
         ),
         Index("assignments_order", "rater_ref", "state", "position"),
+        Index("assignments_latest", "rater_ref", "sequence"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -183,6 +187,7 @@ class Assignment(Base):
     expires_at: Mapped[float]
     answer: Mapped[str | None] = mapped_column(String(5))
     answered_at: Mapped[float | None]
+    sequence: Mapped[int | None]  # the rater's how-manieth answer, for undo
     response_ms: Mapped[int | None]
     counted: Mapped[bool] = mapped_column(default=False)
     flag: Mapped[str] = mapped_column(
