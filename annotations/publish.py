@@ -685,9 +685,10 @@ def _read_table(file: Path) -> pd.DataFrame:
     if not file.is_file():
         raise BeyondError(f"no file {file}; export the campaign again: beyond campaign export")
     try:
-        return pq.read_table(file).to_pandas()
+        frame: pd.DataFrame = pq.read_table(file).to_pandas()
     except (pa.ArrowException, OSError) as error:
         raise BeyondError(f"{file} is not a readable Parquet file ({error}); export again") from error
+    return frame
 
 
 def _write_table(table: pa.Table, file: Path) -> None:

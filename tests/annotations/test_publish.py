@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from annotations import hub as hub_module
 from annotations import sources
-from annotations.cli import annotations
+from annotations.cli import annotations as command
 from annotations.errors import BeyondError
 from annotations.judgements import IMAGES_FILE, JUDGEMENTS_FILE, LabelSets
 from annotations.publish import (
@@ -96,7 +96,7 @@ def export(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def token(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_made_up")
-    monkeypatch.setattr(hub_module.time, "sleep", lambda _: None)
+    monkeypatch.setattr("annotations.hub.time.sleep", lambda _: None)
 
 
 @pytest.fixture
@@ -384,16 +384,16 @@ def test_missing_and_broken_files_are_named(export: Path, tmp_path: Path) -> Non
 def test_the_command_publishes(export: Path, hub: HubServer, tmp_path: Path) -> None:
     (tmp_path / "about.yaml").write_text(yaml.safe_dump(ABOUT))
     base = ["publish", str(export), "--about", str(tmp_path / "about.yaml"), "--store", str(tmp_path / "s")]
-    dry = CliRunner().invoke(annotations, [*base, "--to", REPO, "--dry-run"], catch_exceptions=False)
+    dry = CliRunner().invoke(command, [*base, "--to", REPO, "--dry-run"], catch_exceptions=False)
     assert dry.exit_code == 0
     assert "nothing sent" in dry.output
     assert not hub.requests
-    sent = CliRunner().invoke(annotations, [*base, "--to", REPO, "--tag", "v1", "--json"])
+    sent = CliRunner().invoke(command, [*base, "--to", REPO, "--tag", "v1", "--json"])
     assert sent.exit_code == 0, sent.output
-    report = json.loads(sent.output)
+    report = json.loads(sent.stdout)
     assert report["published"]["tag"] == "v1"
     assert set(report["files"]) <= set(hub.files("dataset", REPO, "v1"))
-    again = CliRunner().invoke(annotations, [*base, "--to", REPO, "--tag", "v1"])
+    again = CliRunner().invoke(command, [*base, "--to", REPO, "--tag", "v1"])
     assert "holds exactly this already" in again.output
-    lost = CliRunner().invoke(annotations, [*base, "--tag", "v1"])
+    lost = CliRunner().invoke(command, [*base, "--tag", "v1"])
     assert "need --to" in str(lost.exception)
