@@ -378,7 +378,7 @@ def plain_errors(repo: str, revision: str, endpoint: str) -> Iterator[None]:
         raise BeyondError(unreachable) from error
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "an error")
-        advice = {
+        advice: dict[object, str] = {
             401: "log in with: hf auth login",
             403: "your token may not do this; make one that may write, then: hf auth login",
             412: "somebody else changed it meanwhile; look at their change, then run this again",
