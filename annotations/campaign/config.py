@@ -15,8 +15,8 @@ You are asked whether a word describes what a photograph shows. Your answers are
 computer vision systems recognise images, and are published with a random name in place of yours.
 
 Taking part is your choice. You can stop at any time, and you can withdraw all your answers until the \
-campaign is frozen for publication. Nothing about you is stored but your answers, the time they took, and when \
-you gave them. The photographs come from the internet; a few may be unpleasant."""
+campaign is frozen for publication. Nothing about you is stored but your answers, the time they took, and \
+when you gave them. The photographs come from the internet; a few may be unpleasant."""
 
 INSTRUCTIONS = """\
 You see one photograph and one label with its meaning. Does the label apply to something in the photograph?

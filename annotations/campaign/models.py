@@ -15,6 +15,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     String,
+    Table,
     Text,
     UniqueConstraint,
     text,
@@ -26,6 +27,12 @@ class Base(DeclarativeBase):
     """Base of all tables."""
 
     type_annotation_map = {float: Double, str: String}  # noqa: RUF012 - SQLAlchemy's interface
+
+
+def table(model: type[Base]) -> Table:
+    """The table of a model, for statements."""
+    assert isinstance(model.__table__, Table)
+    return model.__table__
 
 
 class Campaign(Base):

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from annotations.campaign import assignment
 from annotations.campaign.config import CampaignConfig
-from annotations.campaign.database import Connection, sa
-from annotations.campaign.models import Assignment, Campaign, Event, Image, Question, Rater
+from annotations.campaign.models import Assignment, Campaign, Event, Image, Question, Rater, table
 from annotations.campaign.types import (
     ANSWERS,
     Coverage,
@@ -27,7 +28,7 @@ ANSWER_CODES = {"no": 0, "maybe": 1, "yes": 2}
 _HOUR = 3600.0
 _RECENT = 200  # answers of a rater that the median time is of
 
-_A, _Q, _R, _E = Assignment.__table__, Question.__table__, Rater.__table__, Event.__table__
+_A, _Q, _R, _E = table(Assignment), table(Question), table(Rater), table(Event)
 _WORK = _Q.c.role == "work"
 
 
@@ -185,9 +186,9 @@ def raters(connection: Connection, config: CampaignConfig) -> tuple[RaterReport,
 def gold_confusion(connection: Connection, hardest: int = 20) -> GoldConfusion:
     """How gold was answered in qualification and work by raters who are not paused."""
     sums = sa.select(_Q.c.expected, *(sa.func.coalesce(sa.func.sum(_Q.c[answer]), 0) for answer in ANSWERS))
-    counts = {expected: dict.fromkeys(ANSWERS, 0) for expected in ("yes", "no")}
+    counts: dict[str, dict[str, int]] = {expected: dict.fromkeys(ANSWERS, 0) for expected in ("yes", "no")}
     for expected, *numbers in connection.execute(sums.where(_Q.c.role == "gold").group_by(_Q.c.expected)):
-        counts[expected] = dict(zip(ANSWERS, map(int, numbers)))
+        counts[expected] = {name: int(number) for name, number in zip(ANSWERS, numbers)}
     wrong = sa.case((_Q.c.expected == "yes", _Q.c.no), else_=_Q.c.yes)
     right = sa.case((_Q.c.expected == "yes", _Q.c.yes), else_=_Q.c.no)
     statement = (
@@ -320,8 +321,10 @@ def inconsistencies(connection: Connection, config: CampaignConfig) -> list[str]
         .group_by(_A.c.question_ref)
         .subquery()
     )
-    names = ("counted", "leased", *ANSWERS)
-    unequal = sa.or_(*(sa.func.coalesce(mine.c[name], 0) != _Q.c[name] for name in names))
+    unequal = sa.or_(
+        *(sa.func.coalesce(mine.c[name], 0) != _Q.c[name] for name in ("counted", *ANSWERS)),
+        sa.and_(_WORK, sa.func.coalesce(mine.c.leased, 0) != _Q.c.leased),
+    )
     wrong = connection.execute(
         sa.select(sa.func.count())
         .select_from(_Q)

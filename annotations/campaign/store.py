@@ -23,9 +23,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# First, since it says what to install where SQLAlchemy is not here.
+from annotations.campaign.database import Database, parse_url  # isort: skip
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
 from annotations.campaign import assignment, status
 from annotations.campaign.config import CampaignConfig
-from annotations.campaign.database import Connection, Database, parse_url, sa
 from annotations.campaign.models import (
     Assignment,
     Audit,
@@ -36,6 +41,7 @@ from annotations.campaign.models import (
     Question,
     Rater,
     SessionRow,
+    table,
 )
 from annotations.campaign.types import (
     ANSWERS,
@@ -68,7 +74,7 @@ ASKING: tuple[Stage, ...] = ("practice", "qualification", "work")
 _BLOCK = 64  # raters go through the pairs in blocks of this size by priority, each in an order of their own
 _CHUNK = 5_000
 
-_A, _Q, _R, _E = Assignment.__table__, Question.__table__, Rater.__table__, Event.__table__
+_A, _Q, _R, _E = table(Assignment), table(Question), table(Rater), table(Event)
 _HELD = (
     _A.c.id,
     _A.c.token,
@@ -79,8 +85,19 @@ _HELD = (
     _Q.c.arm,
     _Q.c.image_ref,
 )
-_COUNTS = (_Q.c.id, _Q.c.role, _Q.c.expected, _Q.c.explanation, _Q.c.wanted, _Q.c.counted, _Q.c.leased)
-_COUNTS += (_Q.c.yes, _Q.c.no, _Q.c.maybe, _Q.c.verdict)
+_COUNTS = (
+    _Q.c.id,
+    _Q.c.role,
+    _Q.c.expected,
+    _Q.c.explanation,
+    _Q.c.wanted,
+    _Q.c.counted,
+    _Q.c.leased,
+    _Q.c.yes,
+    _Q.c.no,
+    _Q.c.maybe,
+    _Q.c.verdict,
+)
 
 
 def token_hash(token: str) -> str:
@@ -106,6 +123,11 @@ class _Counts:
     def has_room(self) -> bool:
         """Whether one more answer or lease keeps within the redundancy; gold always has room."""
         return self.role != "work" or self.counted + self.leased < self.wanted
+
+    def hold(self, number: int) -> None:
+        """Note that so many more raters hold the question; of gold nobody counts them."""
+        if self.role == "work":
+            self.leased += number
 
     def add(self, answer: str, number: int) -> None:
         """Count `number` more of an answer."""
@@ -152,7 +174,7 @@ class Store:
         self.database = database
         self.clock = clock
         with database.read() as connection:
-            row = connection.execute(sa.select(Campaign.__table__)).first()
+            row = connection.execute(sa.select(table(Campaign))).first()
         if row is None:
             raise BeyondError(f"{database.name} holds no campaign; make one with: beyond campaign create")
         self.config = CampaignConfig.model_validate_json(row.config)
@@ -204,7 +226,7 @@ class Store:
                 if connection.execute(sa.select(Campaign.id)).first() is not None:
                     raise BeyondError(f"{database.name} holds a campaign already; name another database")
                 connection.execute(
-                    sa.insert(Campaign.__table__).values(
+                    sa.insert(table(Campaign)).values(
                         id=1,
                         name=config.name,
                         created_at=clock(),
@@ -213,9 +235,9 @@ class Store:
                         key=key,
                     )
                 )
-                for table, rows in ((Image.__table__, image_rows), (_Q, question_rows)):
+                for target, rows in ((table(Image), image_rows), (_Q, question_rows)):
                     for start in range(0, len(rows), _CHUNK):
-                        connection.execute(sa.insert(table), rows[start : start + _CHUNK])
+                        connection.execute(sa.insert(target), rows[start : start + _CHUNK])
                         if advance is not None:
                             advance(len(rows[start : start + _CHUNK]))
                 if not database.is_sqlite:  # ids were given, so the sequences must catch up
@@ -259,7 +281,7 @@ class Store:
 
     def freeze(self) -> None:
         """End the campaign for publication: no answer, undo or withdrawal comes after this."""
-        statement = sa.update(Campaign.__table__).where(Campaign.frozen_at.is_(None))
+        statement = sa.update(table(Campaign)).where(Campaign.frozen_at.is_(None))
         self.database.transact(
             lambda connection: connection.execute(statement.values(frozen_at=self.clock()))
         )
@@ -314,16 +336,14 @@ class Store:
             }
             for one in made
         ]
-        self.database.transact(
-            lambda connection: connection.execute(sa.insert(InvitationRow.__table__), rows)
-        )
+        self.database.transact(lambda connection: connection.execute(sa.insert(table(InvitationRow)), rows))
         return made
 
     def invitation_role(self, token: str) -> Role | None:
         """The role an invitation gives, or None if it cannot be used (any more)."""
-        table = InvitationRow.__table__
+        invitations = table(InvitationRow)
         with self.database.read() as connection:
-            row = connection.execute(_usable(table, token, self.clock(), table.c.role)).first()
+            row = connection.execute(_usable(token, self.clock(), invitations.c.role)).first()
         return row.role if row else None
 
     def accept(self, token: str, *, prolific: Prolific | None = None) -> NewSession | None:
@@ -332,11 +352,13 @@ class Store:
         Returns:
             The session, or None if the invitation cannot be used, or the Prolific participant came before.
         """
-        table, now, secret = InvitationRow.__table__, self.clock(), secrets.token_urlsafe(32)
+        invitations, now, secret = table(InvitationRow), self.clock(), secrets.token_urlsafe(32)
         expires_at = now + SESSION_SECONDS
 
         def work(connection: Connection) -> NewSession | None:
-            statement = _usable(table, token, now, table.c.id, table.c.role, table.c.label, table.c.rater_ref)
+            statement = _usable(
+                token, now, invitations.c.id, invitations.c.role, invitations.c.label, invitations.c.rater_ref
+            )
             row = connection.execute(self.database.locked(statement)).first()
             if row is None:
                 return None
@@ -345,11 +367,13 @@ class Store:
                 if came is not None:
                     return None
             connection.execute(
-                sa.update(table).where(table.c.id == row.id).values(uses_left=table.c.uses_left - 1)
+                sa.update(invitations)
+                .where(invitations.c.id == row.id)
+                .values(uses_left=invitations.c.uses_left - 1)
             )
             rater_id = row.rater_ref or self._new_rater(connection, row.role, row.label, prolific, now)
             connection.execute(
-                sa.insert(SessionRow.__table__).values(
+                sa.insert(table(SessionRow)).values(
                     token_hash=token_hash(secret), rater_ref=rater_id, created_at=now, expires_at=expires_at
                 )
             )
@@ -382,7 +406,7 @@ class Store:
 
     def person(self, session_token: str) -> Person | None:
         """Who a session belongs to, or None if it is unknown, over or ended."""
-        sessions = SessionRow.__table__
+        sessions = table(SessionRow)
         statement = (
             sa.select(
                 _R.c.id, _R.c.pseudonym, _R.c.role, _R.c.stage, _R.c.arm, sessions.c.id.label("session_id")
@@ -400,7 +424,7 @@ class Store:
 
     def end_session(self, session_token: str) -> None:
         """End a session."""
-        sessions = SessionRow.__table__
+        sessions = table(SessionRow)
         statement = sa.update(sessions).where(sessions.c.token_hash == token_hash(session_token))
         self.database.transact(
             lambda connection: connection.execute(statement.values(revoked_at=self.clock()))
@@ -426,7 +450,8 @@ class Store:
             statement = sa.update(_R).where(_R.c.id == rater_id, _R.c.stage == stage).values(values)
             if connection.execute(statement).rowcount:
                 self._log(connection, values["stage"], rater_id, detail=values.get("consent_version", ""))
-            return connection.execute(sa.select(_R.c.stage).where(_R.c.id == rater_id)).scalar_one()
+            reached: Stage = connection.execute(sa.select(_R.c.stage).where(_R.c.id == rater_id)).scalar_one()
+            return reached
 
         return self.database.transact(work)
 
@@ -485,7 +510,7 @@ class Store:
             for row in rows:
                 question = counts[row.question_ref]
                 if row.state == "leased":
-                    question.leased -= 1
+                    question.hold(-1)
                 else:
                     question.add(row.answer, -1)
             self._save_questions(connection, counts.values())
@@ -504,7 +529,7 @@ class Store:
         self.database.transact(work)
 
     def reinstate(self, rater_id: int, *, actor: int | None = None) -> None:
-        """Let a paused or failed rater work on; their answers count again where others did not replace them."""
+        """Let a paused or failed rater work on; their answers count again unless others replaced them."""
 
         def work(connection: Connection) -> None:
             rater = self._lock_rater(connection, rater_id)
@@ -647,7 +672,9 @@ class Store:
         statement = self._not_yet(rater.id, _Q.c.role == "work", _Q.c.arm == rater.arm, _Q.c.is_open)
         rows = list(connection.execute(statement.order_by(_Q.c.rank).limit(window)))
         rows.sort(key=lambda row: (row.rank // _BLOCK, assignment.order(self._key, rater.id, row.id)))
-        seen, first, later = set(images), [], []
+        seen = set(images)
+        first: list[int] = []
+        later: list[int] = []
         for row in rows:
             (later if row.image_ref in seen else first).append(row.id)
             seen.add(row.image_ref)
@@ -671,7 +698,9 @@ class Store:
 
     def _hold(self, connection: Connection, rater: Any, question_ids: list[int], now: float) -> None:
         """Give questions to a rater, from the rater's next place on."""
-        counts = self._lock_questions(connection, question_ids)
+        pairs = sa.select(_Q.c.id).where(_Q.c.id.in_(question_ids), _Q.c.role == "work")
+        # Pairs alone, which are locked already: waiting for a lock on gold here could become a circle.
+        counts = self._lock_questions(connection, connection.execute(pairs).scalars())
         before = {
             row.question_ref: row.id
             for row in connection.execute(
@@ -682,7 +711,8 @@ class Store:
         }
         new, again = [], []
         for place, question_id in enumerate(question_ids, start=rater.position + 1):
-            counts[question_id].leased += 1
+            if question_id in counts:
+                counts[question_id].hold(1)
             values = {
                 "purpose": rater.stage,
                 "attempt": rater.attempt,
@@ -737,7 +767,7 @@ class Store:
                 sa.update(_A).where(_A.c.id.in_([row.id for row in rows])).values(state="expired")
             )
             for row in rows:
-                counts[row.question_ref].leased -= 1
+                counts[row.question_ref].hold(-1)
             self._save_questions(connection, [counts[row.question_ref] for row in rows])
 
         self.database.transact(work)
@@ -745,7 +775,7 @@ class Store:
     # Work: taking answers ----------------------------------------------------------------------------------
 
     def submit(self, rater_id: int, items: Sequence[Item]) -> list[Outcome]:
-        """Record outbox entries in order. What has an outcome when this returns is durable, or refused for good.
+        """Record outbox entries in order. What has an outcome is durable, or refused for good.
 
         An entry that was recorded before (same key) is a duplicate and changes nothing. An answer that comes
         after its lease counts if the question still has room, and is kept and flagged if not.
@@ -804,7 +834,7 @@ class Store:
         )
 
     def _qualification(self, connection: Connection, rater: Any) -> float | None:
-        """Share right in the last finished qualification round; None in the midst of the work, to be quick."""
+        """Share right in the last finished qualification round; None later in the work, to be quick."""
         if rater.stage not in ("qualification", "failed") and rater.answered:
             return None
         attempt = rater.attempt - (rater.stage == "qualification")
@@ -837,6 +867,13 @@ class Store:
         with self.database.read() as connection:
             row = connection.execute(statement).first()
         return Picture(row.image_id, row.path) if row else None
+
+    def label_of(self, rater_id: int, token: str) -> int | None:
+        """The class that a token's question is about, if the token was made for this rater."""
+        statement = sa.select(_Q.c.class_index).join(_A, _A.c.question_ref == _Q.c.id)
+        with self.database.read() as connection:
+            found = connection.execute(statement.where(_A.c.token == token, _A.c.rater_ref == rater_id))
+            return found.scalar_one_or_none()
 
     # Managing ----------------------------------------------------------------------------------------------
 
@@ -896,7 +933,7 @@ class Store:
         """Add a line to the audit log."""
         row = {"at": self.clock(), "actor": actor[:40], "action": action[:40]}
         row |= {"detail": detail[:2000], "address": address[:64]}
-        self.database.transact(lambda connection: connection.execute(sa.insert(Audit.__table__).values(row)))
+        self.database.transact(lambda connection: connection.execute(sa.insert(table(Audit)).values(row)))
 
     def audit_log(self, limit: int = 200) -> list[Audit]:
         """The latest lines of the audit log, latest first."""
@@ -910,7 +947,7 @@ class Store:
     def _pool_sizes(self) -> tuple[int, int]:
         statement = sa.select(_Q.c.role, sa.func.count()).where(_Q.c.role != "work").group_by(_Q.c.role)
         with self.database.read() as connection:
-            sizes = {role: number for role, number in connection.execute(statement)}
+            sizes: dict[str, int] = dict(connection.execute(statement).tuples().all())
         return sizes.get("practice", 0), sizes.get("gold", 0)
 
     def _lock_rater(self, connection: Connection, rater_id: int) -> Any:
@@ -971,7 +1008,14 @@ class _Outbox:
         ids = connection.execute(sa.select(_A.c.question_ref).where(*mine)).scalars().all()
         self.counts = store._lock_questions(connection, ids)
         # After the questions are locked, so that nobody takes a lease back in between.
-        columns = (_A.c.id, _A.c.token, _A.c.question_ref, _A.c.purpose, _A.c.state, _A.c.answer)
+        columns: tuple[Any, ...] = (
+            _A.c.id,
+            _A.c.token,
+            _A.c.question_ref,
+            _A.c.purpose,
+            _A.c.state,
+            _A.c.answer,
+        )
         columns += (
             _A.c.answered_at,
             _A.c.response_ms,
@@ -1040,7 +1084,7 @@ class _Outbox:
             return "already-answered"
         question = self.counts[given["question_ref"]]
         if given["state"] == "leased":
-            question.leased -= 1
+            question.hold(-1)
         elif not question.has_room:
             self._take_back(question)
         set_aside = self.stage in ("paused", "failed")
@@ -1068,7 +1112,7 @@ class _Outbox:
         """End others' leases of a locked question that are over, but were not taken back yet."""
         over = [_A.c.question_ref == question.id, _A.c.state == "leased", _A.c.expires_at <= self.now]
         statement = sa.update(_A).where(*over, _A.c.rater_ref != self.rater.id)
-        question.leased -= self.connection.execute(statement.values(state="expired")).rowcount
+        question.hold(-self.connection.execute(statement.values(state="expired")).rowcount)
 
     def _undo(self, given: dict[str, Any]) -> str:
         if given["state"] != "answered":
@@ -1082,7 +1126,7 @@ class _Outbox:
         if given["counted"]:
             question.add(answer, -1)
         holds = question.has_room
-        question.leased += holds
+        question.hold(int(holds))
         self._credit(given, question, answer, -1)
         given.update(
             state="leased" if holds else "expired",
@@ -1122,7 +1166,11 @@ class _Outbox:
         touched = {given["question_ref"] for given in self.touched.values()}
         store._save_questions(connection, [self.counts[question] for question in sorted(touched)])
         self._advance()
-        values = {"answered": self.answered, "sequence": self.sequence, "attempt": self.attempt}
+        values: dict[str, Any] = {
+            "answered": self.answered,
+            "sequence": self.sequence,
+            "attempt": self.attempt,
+        }
         values |= {"stage": self.stage, "gold_seen": self.gold_seen, "gold_right": self.gold_right}
         connection.execute(sa.update(_R).where(_R.c.id == self.rater.id).values(values))
 
@@ -1204,9 +1252,12 @@ def _balanced(rows: Sequence[Any], need: int, position: int) -> list[Any]:
     return chosen
 
 
-def _usable(table: sa.FromClause, token: str, now: float, *columns: Any) -> sa.Select[Any]:
+def _usable(token: str, now: float, *columns: Any) -> sa.Select[Any]:
+    invitations = table(InvitationRow)
     return sa.select(*columns).where(
-        table.c.token_hash == token_hash(token), table.c.uses_left > 0, table.c.expires_at > now
+        invitations.c.token_hash == token_hash(token),
+        invitations.c.uses_left > 0,
+        invitations.c.expires_at > now,
     )
 
 
@@ -1251,8 +1302,8 @@ def _plan(
         _require_pair(pair.image_id, pair.class_index, by_id)
         if not 0 < pair.sampling_probability <= 1 or not math.isfinite(pair.priority):
             raise BeyondError(
-                f"image {pair.image_id!r}, class {pair.class_index}: a sampling probability lies in (0, 1] and a "
-                f"priority is finite, not {pair.sampling_probability:g} and {pair.priority:g}"
+                f"image {pair.image_id!r}, class {pair.class_index}: a sampling probability lies in "
+                f"(0, 1] and a priority is finite, not {pair.sampling_probability:g} and {pair.priority:g}"
             )
         if (pair.arm or None) not in (config.arms or (None,)):
             raise BeyondError(
@@ -1286,7 +1337,12 @@ def _plan(
         }
         for image_id in used
     ]
-    ranks = {q: rank for rank, q in enumerate(sorted(mixed, key=lambda q: -questions[q]["priority"]))}
+    ranks = {
+        q: rank
+        for rank, q in enumerate(
+            sorted(mixed, key=lambda q: (questions[q]["role"] != "work", -questions[q]["priority"]))
+        )
+    }
     empty = {"counted": 0, "leased": 0, "yes": 0, "no": 0, "maybe": 0, "is_open": True, "verdict": None}
     question_rows = [
         {

@@ -2,7 +2,7 @@
 
 `create_app(store, pictures, settings)` in `annotations.web.app` makes it; `beyond campaign serve` runs it.
 
-Pages (HTML, rendered on the server). Each redirects (303) to the page of the rater's stage if that is another.
+Pages (HTML, from the server). Each redirects (303) to the page of the rater's stage if that is another.
 
 =====================  =====================================================================================
 GET  /                 To the page of the rater's stage, or a page that says an invitation is needed.
@@ -23,8 +23,8 @@ GET  /healthz          `{"status": "ok"}`
 =====================  =====================================================================================
 
 JSON for raters. A request that changes something needs the header `X-CSRF-Token` (from /api/state, also in
-`<meta name="csrf">` of every page). Errors are `{"error": "one line"}` with 400, 401 (no session: reload), 403,
-404, 409, 413, 422, 429 (with Retry-After).
+`<meta name="csrf">` of every page). Errors are `{"error": "one line"}` with 400, 401 (no session: reload),
+403, 404, 409, 413, 422, 429 (with Retry-After).
 
 GET /api/state::
 
@@ -62,15 +62,16 @@ PROGRESS::
     `step_*` count the practice or qualification round; `waiting`: no question now, ask again in some seconds.
     When `stage` is none of practice, qualification, work: go to `/`.
 
-GET /api/images/TOKEN                   The picture (image/jpeg, image/png or image/webp), for its rater alone;
-                                        ETag, Cache-Control: private.
+GET /api/images/TOKEN                   The picture (image/jpeg), for its rater alone; ETag,
+                                        Cache-Control: private.
 GET /api/references/TOKEN/N             Thumbnail N of the label, if the server was given some.
 
 JSON for managers (role manager; raters get 403):
 
 GET  /api/manage/status                 `annotations.campaign.types.Status` as JSON (dataclasses as objects).
 GET  /api/manage/flagged?offset=0       {"total": 12, "pairs": [FlaggedPair + "label", "gloss", "image": URL]}
-POST /api/manage/adjudicate             {"question_id": 7, "verdict": "accepted|rejected|unsure"|null, "note": ""}
+POST /api/manage/adjudicate             {"question_id": 7, "verdict": "accepted|rejected|unsure" or null,
+                                         "note": ""}
 POST /api/manage/raters/ID              {"action": "pause|reinstate", "reason": ""}
 POST /api/manage/invitations            {"role": "rater", "count": 1, "label": "", "uses": 1}
                                         → {"links": ["https://…/join/…"]}: shown once

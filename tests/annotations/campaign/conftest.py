@@ -45,7 +45,7 @@ MakeCampaign = Callable[..., Store]
 
 @pytest.fixture
 def make(url: str, clock: Clock) -> Iterator[MakeCampaign]:
-    """Make a campaign of `pairs` pairs (image i, class i % 1000) and `gold` known ones (yes and no in turn)."""
+    """Make a campaign of `pairs` pairs (image i, class i % 1000) and `gold` known ones (yes, no in turn)."""
     made: list[Store] = []
 
     def new(

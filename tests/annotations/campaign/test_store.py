@@ -65,7 +65,8 @@ def test_leases_in_flight_count_towards_the_redundancy(make: MakeCampaign) -> No
     a, b, c = Person(store), Person(store), Person(store)
     assert len(a.ask()) == len(b.ask()) == 3
     batch = store.questions(c.id, 8)
-    assert batch.questions == () and batch.progress.waiting
+    assert batch.questions == ()
+    assert batch.progress.waiting
     assert counts(store) == [(0, 2, 2)] * 3
 
 
@@ -85,7 +86,8 @@ def test_a_lease_expires_and_returns_and_a_late_answer_counts_only_where_there_i
     store = make(2, votes=1, accept_at=1, lease_seconds=60)
     slow, quick = Person(store), Person(store)
     late = slow.ask()
-    assert len(late) == 2 and quick.ask() == []
+    assert len(late) == 2
+    assert quick.ask() == []
     clock.now += 61
     mine = quick.ask()
     assert len(mine) == 2
@@ -113,7 +115,9 @@ def test_priority_goes_first(make: MakeCampaign) -> None:
         statement = sa.select(Question.priority).where(Question.counted > 0)
         judged = sorted(connection.execute(statement).scalars())
     # Blocks of 64: the first three are done, and the rest is of the fourth.
-    assert len(judged) == 200 and judged[0] >= 500 - 4 * 64 and judged[-192] >= 500 - 3 * 64
+    assert len(judged) == 200
+    assert judged[0] >= 500 - 4 * 64
+    assert judged[-192] >= 500 - 3 * 64
 
 
 def test_each_rater_has_an_order_of_their_own(make: MakeCampaign) -> None:
@@ -141,7 +145,8 @@ def test_a_quota_ends_the_work(make: MakeCampaign) -> None:
     for token in tokens:
         assert person.answer(token) == "recorded"
     assert store.progress(person.id).stage == "done"
-    assert person.ask() == [] and store.resume(person.id) == "done"
+    assert person.ask() == []
+    assert store.resume(person.id) == "done"
 
 
 def test_stopping_early_gives_the_verdicts_of_full_voting_with_fewer_votes(make: MakeCampaign) -> None:
@@ -166,7 +171,8 @@ def test_stopping_early_gives_the_verdicts_of_full_voting_with_fewer_votes(make:
             assert (full[row.id][kind] >= 4) == (got >= 4)
     assert 0.5 < sum(row.counted for row in rows) / (5 * 80) < 0.95
     status = store.status()
-    assert status.coverage.complete == 80 and status.coverage.in_flight == 0
+    assert status.coverage.complete == 80
+    assert status.coverage.in_flight == 0
 
 
 # Taking answers --------------------------------------------------------------------------------------------
@@ -210,7 +216,8 @@ def test_another_raters_question_is_unknown(make: MakeCampaign) -> None:
     a, b = Person(store), Person(store)
     token = a.ask()[0]
     assert b.answer(token) == "unknown-question"
-    assert store.picture(b.id, token) is None and store.picture(a.id, token) is not None
+    assert store.picture(b.id, token) is None
+    assert store.picture(a.id, token) is not None
 
 
 def test_undo_is_an_event_and_the_question_comes_back(make: MakeCampaign) -> None:
@@ -302,7 +309,8 @@ def test_practice_gives_feedback_and_qualification_decides(make: MakeCampaign) -
     good, bad = Person(store), Person(store)
     for person, right in ((good, True), (bad, False)):
         batch = store.questions(person.id, 8)
-        assert batch.progress.stage == "practice" and batch.progress.step_of == 3 == len(batch.questions)
+        assert batch.progress.stage == "practice"
+        assert batch.progress.step_of == 3 == len(batch.questions)
         for question in batch.questions:
             expected = known[question_of(store, question.token)]
             outcome = store.submit(person.id, [person.item(question.token, "yes")])[0]
@@ -310,7 +318,8 @@ def test_practice_gives_feedback_and_qualification_decides(make: MakeCampaign) -
             assert (outcome.feedback.right, outcome.feedback.expected) == (expected == "yes", expected)
             assert outcome.feedback.explanation.startswith("because")
         batch = store.questions(person.id, 8)
-        assert batch.progress.stage == "qualification" and len(batch.questions) == 6
+        assert batch.progress.stage == "qualification"
+        assert len(batch.questions) == 6
         answers = [known[question_of(store, question.token)] for question in batch.questions]
         assert Counter(answers) == {"yes": 3, "no": 3}
         for question, answer in zip(batch.questions, answers):
@@ -318,8 +327,10 @@ def test_practice_gives_feedback_and_qualification_decides(make: MakeCampaign) -
             person.answer(question.token, given)  # type: ignore[arg-type]
     assert store.progress(good.id).stage == "work"
     failed = store.progress(bad.id)
-    assert failed.stage == "failed" and failed.qualification_right == 0
-    assert bad.ask() == [] and len(good.ask()) == 8
+    assert failed.stage == "failed"
+    assert failed.qualification_right == 0
+    assert bad.ask() == []
+    assert len(good.ask()) == 8
 
 
 def test_a_second_attempt_asks_other_questions(make: MakeCampaign) -> None:
@@ -331,14 +342,16 @@ def test_a_second_attempt_asks_other_questions(make: MakeCampaign) -> None:
         rounds.append(set(tokens))
         for token in tokens:
             person.answer(token, {"yes": "no", "no": "yes"}[known[question_of(store, token)]])  # type: ignore[arg-type]
-    assert len(rounds[0]) == len(rounds[1]) == 4 and not rounds[0] & rounds[1]
+    assert len(rounds[0]) == len(rounds[1]) == 4
+    assert not rounds[0] & rounds[1]
     assert store.progress(person.id).stage == "failed"
 
 
 def test_gold_is_mixed_in_at_its_rate_and_looks_like_any_question(make: MakeCampaign) -> None:
     store = make(400, 150, gold_rate=0.2, prefetch=50)
     known, person = expected_of(store), Person(store)
-    seen, shapes = [], set()
+    seen: list[bool] = []
+    shapes = set()
     while len(seen) < 400:
         for question in store.questions(person.id, 50).questions:
             seen.append(question_of(store, question.token) in known)
@@ -365,7 +378,8 @@ def test_gold_does_not_come_alone_where_nothing_is_left_to_judge(make: MakeCampa
     known = expected_of(store)
     with store.database.read() as connection:
         asked = connection.execute(sa.select(Assignment.question_ref)).scalars().all()
-    assert sum(q not in known for q in asked) == 5 and given == len(asked) < 30
+    assert sum(q not in known for q in asked) == 5
+    assert given == len(asked) < 30
     assert store.progress(person.id).stage == "done"
 
 
@@ -378,11 +392,15 @@ def test_a_rater_below_the_floor_is_paused_and_their_votes_are_kept_and_replaced
             person.answer(token, {"yes": "no", "no": "yes"}[expected])  # type: ignore[arg-type]
     status = store.status()
     report = status.raters[0]
-    assert report.stage == "paused" and report.gold_right == 0 and report.quality < 0.4
+    assert report.stage == "paused"
+    assert report.gold_right == 0
+    assert report.quality < 0.4
     assert report.gold_seen <= 8  # ten wrong in a row are far more than it takes
-    assert report.counted == 0 and status.coverage.answers == 0
+    assert report.counted == 0
+    assert status.coverage.answers == 0
     votes = store.votes()
-    assert len(votes.answer) == report.answered and not votes.counted.any()
+    assert len(votes.answer) == report.answered
+    assert not votes.counted.any()
     assert store.check() == []
     # What came from the outbox of a paused rater is kept as well.
     honest = Person(store)
@@ -409,7 +427,8 @@ def test_answers_of_a_paused_rater_in_flight_are_kept_and_flagged(make: MakeCamp
     assert a.ask() == []
     assert a.answer(tokens[0]) == "recorded"
     assert not store.votes().counted.any()
-    assert len(b.ask()) == 8 and store.check() == []
+    assert len(b.ask()) == 8
+    assert store.check() == []
 
 
 def test_maybe_is_no_way_around_gold(make: MakeCampaign) -> None:
@@ -427,10 +446,12 @@ def test_maybe_is_no_way_around_gold(make: MakeCampaign) -> None:
 def test_an_invitation_works_once_and_only_its_hash_is_stored(make: MakeCampaign, clock: Clock) -> None:
     store = make(2)
     token = store.invite("rater")[0].token
-    assert len(token) >= 22 and store.invitation_role(token) == "rater"
+    assert len(token) >= 22
+    assert store.invitation_role(token) == "rater"
     session = store.accept(token)
     assert session is not None
-    assert store.accept(token) is None and store.invitation_role(token) is None
+    assert store.accept(token) is None
+    assert store.invitation_role(token) is None
     assert store.accept("x" * 22) is None
     old = store.invite(days=1)[0].token
     clock.now += 86_401
@@ -438,14 +459,16 @@ def test_an_invitation_works_once_and_only_its_hash_is_stored(make: MakeCampaign
     with store.database.read() as connection:
         for table in ("invitations", "sessions"):
             stored = str(connection.execute(sa.text(f"SELECT * FROM {table}")).all())
-            assert token not in stored and session.token not in stored
+            assert token not in stored
+            assert session.token not in stored
 
 
 def test_sessions_end(make: MakeCampaign, clock: Clock) -> None:
     store = make(2)
     person = Person(store)
     who = store.person(person.session)
-    assert who is not None and (who.rater_id, who.role, who.stage) == (person.id, "rater", "work")
+    assert who is not None
+    assert (who.rater_id, who.role, who.stage) == (person.id, "rater", "work")
     store.end_session(person.session)
     assert store.person(person.session) is None
     other = Person(store)
@@ -457,7 +480,8 @@ def test_a_rater_comes_back_from_another_browser(make: MakeCampaign) -> None:
     store = make(2)
     person = Person(store)
     session = store.accept(store.invite(rater_id=person.id)[0].token)
-    assert session is not None and session.rater_id == person.id
+    assert session is not None
+    assert session.rater_id == person.id
 
 
 def test_a_prolific_participant_comes_once(make: MakeCampaign) -> None:
@@ -487,20 +511,25 @@ def test_withdrawal_takes_everything_back_until_the_campaign_is_frozen(make: Mak
     for token in b.ask(2):
         b.answer(token)
     store.withdraw(a.id)
-    assert len(store.votes().answer) == 2 and store.status().coverage.answers == 2
-    assert len(b.ask()) == 4 and store.check() == []
+    assert len(store.votes().answer) == 2
+    assert store.status().coverage.answers == 2
+    assert len(b.ask()) == 4
+    assert store.check() == []
     store.freeze()
     with pytest.raises(BeyondError, match="frozen"):
         store.withdraw(b.id)
     token = b.item(next(iter(b.ask())) if b.ask() else "none").token
     assert b.answer(token) in ("not-now", "unknown-question")
-    assert store.is_frozen() and len(store.votes().answer) == 2
+    assert store.is_frozen()
+    assert len(store.votes().answer) == 2
 
 
 def test_pseudonyms_are_salted(make: MakeCampaign, tmp_path: Path) -> None:
     store = make(2)
     who = store.person(Person(store).session)
-    assert who is not None and who.pseudonym.startswith("r-") and len(who.pseudonym) == 18
+    assert who is not None
+    assert who.pseudonym.startswith("r-")
+    assert len(who.pseudonym) == 18
     other = Store.create(
         str(tmp_path / "other.db"),
         CampaignConfig(),
@@ -511,7 +540,9 @@ def test_pseudonyms_are_salted(make: MakeCampaign, tmp_path: Path) -> None:
     assert first is not None
     them = other.person(first.token)
     other.close()
-    assert them is not None and them.rater_id == who.rater_id and them.pseudonym != who.pseudonym
+    assert them is not None
+    assert them.rater_id == who.rater_id
+    assert them.pseudonym != who.pseudonym
 
 
 def test_a_rater_of_a_study_stays_in_one_arm(make: MakeCampaign, url: str) -> None:
@@ -527,7 +558,8 @@ def test_a_rater_of_a_study_stays_in_one_arm(make: MakeCampaign, url: str) -> No
     )
     people = [Person(store) for _ in range(12)]
     seen = [{question.arm for question in store.questions(person.id, 8).questions} for person in people]
-    assert {arm for one in seen for arm in one} == set(arms) and all(len(one) == 1 for one in seen)
+    assert {arm for one in seen for arm in one} == set(arms)
+    assert all(len(one) == 1 for one in seen)
     store.close()
 
 
@@ -548,8 +580,10 @@ def test_status_counts_what_was_answered(make: MakeCampaign, clock: Clock) -> No
     assert status.coverage.decided == status.verdicts["accepted"] == 4 - status.flagged
     through = status.throughput
     assert (through.total, through.last_hour, through.last_day, through.active) == (8, 4, 8, 1)
-    assert sum(number for _, number in through.hours) == 8 and len(through.hours) == 48
-    assert through.median_ms == 700 and through.seconds_left == 0
+    assert sum(number for _, number in through.hours) == 8
+    assert len(through.hours) == 48
+    assert through.median_ms == 700
+    assert through.seconds_left == 0
     assert [report.answered for report in status.raters] == [4, 4]
 
 
@@ -560,7 +594,8 @@ def test_ties_are_adjudicated(make: MakeCampaign) -> None:
         for token in person.ask():
             person.answer(token, answer)  # type: ignore[arg-type]
     total, pairs = store.flagged()
-    assert total == 2 and {(pair.yes, pair.no, pair.maybe) for pair in pairs} == {(1, 1, 0)}
+    assert total == 2
+    assert {(pair.yes, pair.no, pair.maybe) for pair in pairs} == {(1, 1, 0)}
     store.adjudicate(pairs[0].question_id, "accepted", note="plainly there")
     assert store.status().verdicts == {"accepted": 1, "rejected": 0, "unsure": 1}
     assert store.flagged()[1][-1].verdict == "accepted"
