@@ -47,6 +47,7 @@ class Campaign(Base):
     salt: Mapped[bytes] = mapped_column(LargeBinary)  # of pseudonyms
     key: Mapped[bytes] = mapped_column(LargeBinary)  # of tokens and of raters' orders
     frozen_at: Mapped[float | None]
+    images: Mapped[str] = mapped_column(Text, default="")  # the folder on this machine; never leaves it
 
 
 class Image(Base):

@@ -9,11 +9,13 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from annotations.agreement import agreement
 from annotations.campaign import assignment
 from annotations.campaign.config import CampaignConfig
 from annotations.campaign.models import Assignment, Campaign, Event, Image, Question, Rater, table
 from annotations.campaign.types import (
     ANSWERS,
+    Agreement,
     Coverage,
     FlaggedPair,
     GoldConfusion,
@@ -44,8 +46,20 @@ def status(connection: Connection, config: CampaignConfig, now: float) -> Status
         raters=raters(connection, config),
         gold=gold_confusion(connection),
         flagged=covered.undecided,
+        agreement=agreement_of(connection),
         verdicts=verdicts,
     )
+
+
+def agreement_of(connection: Connection) -> tuple[Agreement, ...]:
+    """How far raters agree on the pairs, with intervals that take each image as one; see `agreement`."""
+    columns = (_Q.c.no, _Q.c.maybe, _Q.c.yes, _Q.c.image_ref)
+    rows = connection.execute(sa.select(*columns).where(_WORK, _Q.c.counted > 0)).all()
+    if not rows:
+        return ()
+    table = np.array([tuple(row) for row in rows], dtype=np.int64)
+    found = agreement(table[:, :3], clusters=table[:, 3])
+    return tuple(Agreement(name, one.value, one.low, one.high, one.n) for name, one in found.items())
 
 
 def _complete(config: CampaignConfig) -> Any:
@@ -230,6 +244,8 @@ def votes(connection: Connection, config: CampaignConfig) -> Votes:
             _Q.c.expected,
             _Q.c.sampling_probability,
             _Q.c.verdict,
+            sa.and_(_WORK, _complete(config)).label("complete"),
+            Image.original_label,
         )
         .join(Image, Image.id == _Q.c.image_ref)
         .where(_Q.c.role != "practice")
@@ -260,6 +276,8 @@ def votes(connection: Connection, config: CampaignConfig) -> Votes:
         expected=np.array([expected[row[4]] for row in asked], dtype=np.int8),
         sampling_probability=_column(asked, 5, np.float64),
         adjudicated=_column(asked, 6, object),
+        complete=_column(asked, 7, bool),
+        original_label=_column(asked, 8, np.int16),
         raters=names.astype(object),
         accept_at=config.accept_at,
     )

@@ -4,7 +4,8 @@ Making and opening: `create`, `open`, `close`, `config`, `backup`, `freeze`, `ch
 People: `invite`, `invitation_role`, `accept`, `person`, `end_session`, `consent`, `read_instructions`,
 `withdraw`, `pause`, `reinstate`, `resume`.
 Work: `questions`, `submit`, `progress`, `picture`.
-Managing: `status`, `flagged`, `adjudicate`, `question_picture`, `votes`, `audit`, `audit_log`.
+Managing: `status`, `flagged`, `adjudicate`, `question_picture`, `votes`, `paths`, `import_votes`, `audit`,
+`audit_log`.
 
 Every method is one short transaction (pausing is another), durable when it returns, and may be called from
 any thread. On PostgreSQL locks are taken in one order, rater, then questions by number, then assignments, so
@@ -48,6 +49,7 @@ from annotations.campaign.types import (
     Batch,
     Feedback,
     FlaggedPair,
+    ImportedVote,
     Invitation,
     Item,
     NewGold,
@@ -73,6 +75,7 @@ SESSION_SECONDS = 14 * 86_400
 ASKING: tuple[Stage, ...] = ("practice", "qualification", "work")
 _BLOCK = 64  # raters go through the pairs in blocks of this size by priority, each in an order of their own
 _CHUNK = 5_000
+_IMPORTED_TOGETHER = 500
 
 _A, _Q, _R, _E = table(Assignment), table(Question), table(Rater), table(Event)
 _HELD = (
@@ -179,6 +182,7 @@ class Store:
             raise BeyondError(f"{database.name} holds no campaign; make one with: beyond campaign create")
         self.config = CampaignConfig.model_validate_json(row.config)
         self.created_at: float = row.created_at
+        self.images_spec: str = row.images
         self._key: bytes = row.key
         self._salt: bytes = row.salt
         self._reaped_at = -math.inf
@@ -195,6 +199,7 @@ class Store:
         images: Sequence[NewImage],
         pairs: Iterable[NewPair],
         gold: Iterable[NewGold] = (),
+        images_spec: str = "",
         clock: Callable[[], float] = time.time,
         advance: Callable[[int], None] | None = None,
     ) -> Store:
@@ -208,6 +213,7 @@ class Store:
             images: Its images; those that no question is about are left out.
             pairs: What is to be judged.
             gold: Questions with known answers, for practice, qualification and the work.
+            images_spec: Where the images are on this machine, for whoever serves the campaign.
             clock: Seconds since 1970.
             advance: Told how many more rows are written.
 
@@ -233,6 +239,7 @@ class Store:
                         config=config.model_dump_json(),
                         salt=salt,
                         key=key,
+                        images=images_spec,
                     )
                 )
                 for target, rows in ((table(Image), image_rows), (_Q, question_rows)):
@@ -929,6 +936,95 @@ class Store:
         with self.database.read() as connection:
             return status.votes(connection, self.config)
 
+    def paths(self) -> dict[str, str]:
+        """The file of each image, relative to the folder of images."""
+        with self.database.read() as connection:
+            rows = connection.execute(sa.select(Image.image_id, Image.path))
+            return {row[0]: row[1] for row in rows}
+
+    def import_votes(self, votes: Sequence[ImportedVote], *, origin: str) -> dict[str, int]:
+        """Put votes that were given elsewhere into the campaign: each counts where its pair has room.
+
+        The same vote twice is one vote, so that an import can be repeated.
+
+        Args:
+            votes: The votes.
+            origin: What to call where they come from, in raters' notes and keys.
+
+        Returns:
+            How many were `recorded`, `duplicate`, and `refused` (another answer of the rater is there).
+
+        Raises:
+            BeyondError: A vote is about no question of the campaign; nothing is imported then.
+        """
+        with self.database.read() as connection:
+            statement = sa.select(_Q.c.id, Image.image_id, _Q.c.class_index, _Q.c.arm).join(
+                Image, Image.id == _Q.c.image_ref
+            )
+            asked = connection.execute(statement.where(_Q.c.role != "practice")).all()
+        numbers = {(row.image_id, row.class_index, row.arm): row.id for row in asked}
+        known = set(numbers.values())
+        by_rater: dict[str, dict[int, ImportedVote]] = {}
+        for vote in votes:
+            number = vote.question_id
+            if number is None:
+                number = numbers.get((str(vote.image_id), int(vote.class_index or 0), vote.arm))
+            if number not in known:
+                what = (
+                    f"question {number}" if number else f"image {vote.image_id!r}, class {vote.class_index}"
+                )
+                raise BeyondError(f"{what} is no question of this campaign; nothing was imported")
+            by_rater.setdefault(vote.rater, {})[int(number)] = vote
+        totals = Counter({"recorded": 0, "duplicate": 0, "refused": 0})
+        for name, mine in by_rater.items():
+            rater_id = self.database.transact(lambda c, n=name, m=mine: self._imported_rater(c, origin, n, m))
+            items = [
+                Item(
+                    hashlib.sha256(f"{origin}|{name}|{number}".encode()).hexdigest()[:40],
+                    "answer",
+                    assignment.token(self._key, rater_id, number),
+                    vote.answer,
+                    vote.response_ms,
+                )
+                for number, vote in sorted(mine.items())
+            ]
+            for start in range(0, len(items), _IMPORTED_TOGETHER):
+                outcomes = self.submit(rater_id, items[start : start + _IMPORTED_TOGETHER])
+                totals.update(outcome.status for outcome in outcomes)
+        return dict(totals)
+
+    def _imported_rater(
+        self, connection: Connection, origin: str, name: str, questions: Mapping[int, ImportedVote]
+    ) -> int:
+        """The rater of this name, made if need be, with each question as if a lease had run out."""
+        label = f"{origin}: {name}"[:200]
+        found = connection.execute(sa.select(_R.c.id).where(_R.c.label == label)).scalar_one_or_none()
+        now = self.clock()
+        rater_id = found or self._new_rater(connection, "rater", label, None, now)
+        connection.execute(
+            sa.update(_R).where(_R.c.id == rater_id, _R.c.stage == "consent").values(stage="work")
+        )
+        given = sa.select(_A.c.question_ref).where(_A.c.rater_ref == rater_id)
+        missing = sorted(set(questions) - set(connection.execute(given).scalars()))
+        place = connection.execute(sa.select(_R.c.position).where(_R.c.id == rater_id)).scalar_one()
+        rows = [
+            {
+                "token": assignment.token(self._key, rater_id, number),
+                "question_ref": number,
+                "rater_ref": rater_id,
+                "purpose": "work",
+                "position": position,
+                "state": "expired",
+                "leased_at": now,
+                "expires_at": now,
+            }
+            for position, number in enumerate(missing, start=place + 1)
+        ]
+        if rows:
+            connection.execute(sa.insert(_A), rows)
+            connection.execute(sa.update(_R).where(_R.c.id == rater_id).values(position=place + len(rows)))
+        return int(rater_id)
+
     def audit(self, actor: str, action: str, detail: str = "", address: str = "") -> None:
         """Add a line to the audit log."""
         row = {"at": self.clock(), "actor": actor[:40], "action": action[:40]}
@@ -947,7 +1043,7 @@ class Store:
     def _pool_sizes(self) -> tuple[int, int]:
         statement = sa.select(_Q.c.role, sa.func.count()).where(_Q.c.role != "work").group_by(_Q.c.role)
         with self.database.read() as connection:
-            sizes: dict[str, int] = dict(connection.execute(statement).tuples().all())
+            sizes: dict[str, int] = {row[0]: row[1] for row in connection.execute(statement)}
         return sizes.get("practice", 0), sizes.get("gold", 0)
 
     def _lock_rater(self, connection: Connection, rater_id: int) -> Any:

@@ -68,6 +68,29 @@ class NewGold:
     source: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ImportedVote:
+    """A vote that was given elsewhere.
+
+    Attributes:
+        rater: Who gave it, by any name; it is stored, and never leaves.
+        answer: The answer.
+        question_id: The question, or else
+        image_id: the image and
+        class_index: the class and
+        arm: the arm.
+        response_ms: How long it took, or None.
+    """
+
+    rater: str
+    answer: Answer
+    question_id: int | None = None
+    image_id: str | None = None
+    class_index: int | None = None
+    arm: str = ""
+    response_ms: int | None = None
+
+
 # What raters see and do ------------------------------------------------------------------------------------
 
 
@@ -407,6 +430,8 @@ class Votes:
         expected: int8 (Q,), of gold 0 no, 2 yes; −1 for pairs to judge.
         sampling_probability: float64 (Q,), 1 for gold.
         adjudicated: object (Q,), verdict of a manager, or None.
+        complete: bool (Q,), True where the pair takes no more votes; False for gold.
+        original_label: int16 (Q,), of the image, −1 where unknown.
         raters: object (R,) of str, pseudonyms.
         accept_at: The k of the campaign's k-of-n rule.
     """
@@ -424,5 +449,7 @@ class Votes:
     expected: npt.NDArray[np.int8]
     sampling_probability: npt.NDArray[np.float64]
     adjudicated: npt.NDArray[np.object_]
+    complete: npt.NDArray[np.bool_]
+    original_label: npt.NDArray[np.int16]
     raters: npt.NDArray[np.object_]
     accept_at: int

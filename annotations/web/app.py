@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import jinja2
 from pydantic import BaseModel, ConfigDict, Field
 
+from annotations.campaign.assignment import probability_below, quality
 from annotations.campaign.pictures import Pictures, Rendered
 from annotations.campaign.store import ASKING, Store
 from annotations.campaign.types import Batch, Item, Outcome, Person, Progress, Prolific
@@ -159,8 +160,17 @@ class _Web:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        self._warm_up()
         self._status: tuple[float, str] = (-math.inf, "")
         self._status_lock = threading.Lock()
+
+    def _warm_up(self) -> None:
+        """Load now what the first rater would otherwise wait for."""
+        class_names(), class_definitions()
+        quality(0, 0)
+        probability_below(0, 1, 0.5)
+        for name in self.templates.list_templates():
+            self.templates.get_template(name)
 
     # Who asks ----------------------------------------------------------------------------------------------
 

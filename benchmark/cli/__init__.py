@@ -14,10 +14,12 @@ from annotations.errors import BeyondError
 
 COMMANDS = {
     "annotations": ("annotations.cli:annotations", "List, download, import, merge and show label sets."),
+    "campaign": ("benchmark.cli.campaign:campaign", "Ask people: make, serve and look after a campaign."),
     "compare": ("benchmark.cli.compare:compare", "Compare two runs, image by image."),
     "demo": ("benchmark.cli.demo:demo", "Score the sample model on the sample images."),
     "explain": ("benchmark.cli.explain:explain", "Explain adversarial predictions, to show to people."),
     "models": ("benchmark.cli.models:models", "List the models that can be loaded here."),
+    "propose": ("benchmark.cli.propose:propose", "List pairs that people should judge next."),
     "rescore": ("benchmark.cli.score:rescore", "Score a run again from its records alone."),
     "score": ("benchmark.cli.score:score", "Score a classifier, or files of its predictions."),
     "show": ("benchmark.cli.show:show", "Show a run's scorecard, in the terminal or as a page."),

@@ -132,7 +132,8 @@ def test_an_image_does_not_come_twice_in_a_row_while_others_are_there(make: Make
     store = make(40, classes_per_image=4)
     person = Person(store)
     with store.database.read() as connection:
-        images = dict(connection.execute(sa.select(Question.id, Question.image_ref)).tuples().all())
+        rows = connection.execute(sa.select(Question.id, Question.image_ref))
+        images = {row[0]: row[1] for row in rows}
     batch = [images[question_of(store, token)] for token in person.ask(8)]
     assert len(set(batch)) == 8
 

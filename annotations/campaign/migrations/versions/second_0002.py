@@ -24,6 +24,7 @@ FOR EACH ROW EXECUTE FUNCTION events_are_kept()
 
 def upgrade() -> None:
     """Bring the schema forward."""
+    op.add_column("campaign", sa.Column("images", sa.Text(), nullable=False, server_default=""))
     op.add_column("raters", sa.Column("sequence", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("raters", sa.Column("forgiven_seen", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("raters", sa.Column("forgiven_right", sa.Double(), nullable=False, server_default="0"))
