@@ -346,18 +346,19 @@ def _print_status(found: Status) -> None:
         return
     headers = ("rater", "note", "stage", "answers", "gold", "quality (95 %)", "yes", "ms", "fast", "reason")
     table = Table(*headers, box=None, pad_edge=False)
-    for one in found.raters:
+    for person in found.raters:
+        interval = f"{person.quality:.2f} ({person.quality_low:.2f} to {person.quality_high:.2f})"
         table.add_row(
-            one.pseudonym,
-            escape(one.label),
-            one.stage,
-            f"{one.answered:,}",
-            f"{one.gold_right:g}/{one.gold_seen}",
-            f"{one.quality:.2f} ({one.quality_low:.2f} to {one.quality_high:.2f})" if one.gold_seen else "",
-            "" if one.yes is None else f"{one.yes:.0%}",
-            "" if one.median_ms is None else f"{one.median_ms:.0f}",
-            f"{one.fast:,}" if one.fast else "",
-            escape(one.reason),
+            person.pseudonym,
+            escape(person.label),
+            person.stage,
+            f"{person.answered:,}",
+            f"{person.gold_right:g}/{person.gold_seen}",
+            interval if person.gold_seen else "",
+            "" if person.yes is None else f"{person.yes:.0%}",
+            "" if person.median_ms is None else f"{person.median_ms:.0f}",
+            f"{person.fast:,}" if person.fast else "",
+            escape(person.reason),
         )
     console.print(table)
 

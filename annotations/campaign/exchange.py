@@ -315,11 +315,14 @@ def _from_label_studio(file: Path) -> list[ImportedVote]:
             who = annotation.get("completed_by")
             who = who.get("email") or who.get("id") if isinstance(who, dict) else who
             seconds = annotation.get("lead_time")
+            named = "image_id" in data and "class_index" in data
             found.append(
                 ImportedVote(
                     rater=_required(who, file, "completed_by"),
                     answer=_answer(choices[0], file),
-                    question_id=_number(data["question_id"], file),
+                    question_id=None if named else _number(data["question_id"], file),
+                    image_id=str(data["image_id"]) if named else None,
+                    class_index=_number(data["class_index"], file) if named else None,
                     response_ms=None if seconds is None else round(1000 * float(seconds)),
                 )
             )

@@ -194,7 +194,8 @@ def _read_table(file: Path) -> pd.DataFrame:
         if file.suffix.lower() == ".csv":
             return pd.read_csv(file, dtype={"image_id": str})
         if file.suffix.lower() == ".parquet":
-            return pq.read_table(file, partitioning=None).to_pandas()
+            frame: pd.DataFrame = pq.read_table(file, partitioning=None).to_pandas()
+            return frame
     except (ValueError, OSError, pa.ArrowException) as error:
         raise BeyondError(f"{file} cannot be read ({' '.join(str(error).split())})") from None
     raise BeyondError(f"{file} is neither .parquet nor .csv")

@@ -139,12 +139,11 @@ def _render(file: Path, max_side: int) -> Rendered:
             upright = image.getexif().get(_ORIENTATION, 1) == 1
             if image.format == "JPEG" and image.mode in ("RGB", "L") and small and upright:
                 return _rendered(without_metadata(data), "image/jpeg")
-            image = ImageOps.exif_transpose(image)
-            if image.mode not in ("RGB", "L"):
-                image = image.convert("RGB")
-            image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+            turned = ImageOps.exif_transpose(image)
+            shown = turned if turned.mode in ("RGB", "L") else turned.convert("RGB")
+            shown.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
             sink = io.BytesIO()
-            image.save(sink, "JPEG", quality=92)
+            shown.save(sink, "JPEG", quality=92)
     except FileNotFoundError:
         raise BeyondError(f"the image {file.name} is missing; is the folder of images complete?") from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from annotations.campaign.assignment import probability_below, quality
 from annotations.campaign.pictures import Pictures, Rendered
-from annotations.campaign.store import ASKING, Store
+from annotations.campaign.rules import ASKING
+from annotations.campaign.store import Store
 from annotations.campaign.types import Batch, Item, Outcome, Person, Progress, Prolific
 from annotations.classes import class_definitions, class_names
 from annotations.errors import BeyondError
@@ -55,7 +56,7 @@ class WebSettings:
         body_limit: Bytes of a request's body, at most.
         answers_per_second: Of one rater, sustained; a full outbox may come at once.
         requests_per_second: Of one session, sustained.
-        joins_per_minute: Invitations that one address may try.
+        wrong_invitations_per_minute: Invitations that are none, which one address may try.
         status_seconds: How long a status is shown before it is computed again.
     """
 
@@ -64,7 +65,7 @@ class WebSettings:
     body_limit: int = 256 * 1024
     answers_per_second: float = 10.0
     requests_per_second: float = 30.0
-    joins_per_minute: float = 30.0
+    wrong_invitations_per_minute: float = 30.0
     status_seconds: float = 2.0
 
 
@@ -134,7 +135,7 @@ def create_app(store: Store, pictures: Pictures, settings: WebSettings | None = 
     """
     web = _Web(store, pictures, settings or WebSettings())
     app = FastAPI(title="campaign", openapi_url=None, docs_url=None, redoc_url=None)
-    app.add_middleware(Guard, body_limit=web.settings.body_limit, secure=web.settings.secure)  # type: ignore[arg-type]
+    app.add_middleware(Guard, body_limit=web.settings.body_limit, secure=web.settings.secure)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     _add_errors(app, web)
     _add_pages(app, web)
@@ -152,7 +153,8 @@ class _Web:
         self.session_cookie, self.invite_cookie = f"{prefix}session", "invite"
         self.requests = RateLimit(settings.requests_per_second, 10 * settings.requests_per_second)
         self.answers = RateLimit(settings.answers_per_second, 5 * MAX_ITEMS)
-        self.joins = RateLimit(settings.joins_per_minute / 60, settings.joins_per_minute)
+        wrong = settings.wrong_invitations_per_minute
+        self.wrong_invitations = RateLimit(wrong / 60, wrong)
         self.templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -384,10 +386,11 @@ def _add_pages(app: FastAPI, web: _Web) -> None:
 
     @app.get("/join/{token}")
     def join(request: Request, token: str) -> Response:
-        web.limit(web.joins, address(request))
         if _TOKEN.fullmatch(token) is None or store.invitation_role(token) is None:
             if web.visitor(request) is not None:
                 return RedirectResponse("/", 303)
+            # Wrong ones alone: many raters may come from one address, and a guess is one of 2 to the 128.
+            web.limit(web.wrong_invitations, address(request))
             store.audit("unknown", "invitation refused", address=address(request))
             return web.page(request, "invite.html", 410, message=_USED)
         prolific = _prolific(request, store)
@@ -415,7 +418,6 @@ def _add_pages(app: FastAPI, web: _Web) -> None:
 
     @app.post("/welcome")
     def enter(request: Request, csrf: Annotated[str, Form(max_length=64)] = "") -> Response:
-        web.limit(web.joins, address(request))
         invitation = _read_invite(request.cookies.get(web.invite_cookie, ""))
         if invitation is None:
             return RedirectResponse("/", 303)
@@ -423,6 +425,7 @@ def _add_pages(app: FastAPI, web: _Web) -> None:
         web.require_own_page(request, csrf, token)
         session = store.accept(token, prolific=prolific)
         if session is None:
+            web.limit(web.wrong_invitations, address(request))
             store.audit("unknown", "invitation refused", address=address(request))
             return web.page(request, "invite.html", 410, message=_USED)
         store.audit(f"rater {session.rater_id}", f"{session.role} came", address=address(request))

@@ -349,7 +349,7 @@ def test_a_second_attempt_asks_other_questions(make: MakeCampaign) -> None:
 
 
 def test_gold_is_mixed_in_at_its_rate_and_looks_like_any_question(make: MakeCampaign) -> None:
-    store = make(400, 150, gold_rate=0.2, prefetch=50)
+    store = make(400, 150, gold_rate=0.2, prefetch=50, quality_floor=0)
     known, person = expected_of(store), Person(store)
     seen: list[bool] = []
     shapes = set()
@@ -360,8 +360,6 @@ def test_gold_is_mixed_in_at_its_rate_and_looks_like_any_question(make: MakeCamp
             shapes.add(
                 (len(question.token), question.purpose, question.arm, outcome.status, outcome.feedback)
             )
-        if store.progress(person.id).stage != "work":
-            store.reinstate(person.id)
     assert shapes == {(22, "work", "", "recorded", None)}
     gold = np.array(seen[:400])
     assert abs(gold.mean() - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 400)
@@ -370,7 +368,7 @@ def test_gold_is_mixed_in_at_its_rate_and_looks_like_any_question(make: MakeCamp
 
 
 def test_gold_does_not_come_alone_where_nothing_is_left_to_judge(make: MakeCampaign) -> None:
-    store = make(5, 50, gold_rate=0.5, prefetch=4)
+    store = make(5, 50, gold_rate=0.5, prefetch=4, quality_floor=0)
     person, given = Person(store), 0
     for _ in range(30):
         for token in person.ask(4):

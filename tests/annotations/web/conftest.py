@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 
@@ -23,7 +23,7 @@ MakeStore = Callable[..., Store]
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> Iterator[MakeStore]:
-    """Make a campaign on the sample images: pairs of classes 0 and 1, gold of classes 900 and 901."""
+    """Make a campaign on the sample images: pairs of classes 2 and 3, gold of classes 900 and 901."""
     made: list[Store] = []
 
     def new(**settings: Any) -> Store:
@@ -33,7 +33,7 @@ def make_store(tmp_path: Path) -> Iterator[MakeStore]:
             str(tmp_path / f"{len(made)}.db"),
             CampaignConfig(**plain | settings),
             images=images,
-            pairs=[NewPair(image.image_id, c) for image in images for c in (0, 1)],
+            pairs=[NewPair(image.image_id, c) for image in images for c in (2, 3)],
             gold=[
                 NewGold(image.image_id, c, ("yes", "no")[c % 2], practice=n < 3, explanation="secret-why")
                 for n, image in enumerate(images)
@@ -57,10 +57,10 @@ class Visitor:
         self.http = TestClient(self.app, base_url=BASE, follow_redirects=False)
         self.csrf = ""
 
-    def get(self, path: str, **more: Any) -> httpx.Response:
+    def get(self, path: str, **more: Any) -> httpx2.Response:
         return self.http.get(path, **more)
 
-    def form(self, path: str, **fields: str) -> httpx.Response:
+    def form(self, path: str, **fields: str) -> httpx2.Response:
         """Send the form of a page, with the token that the page holds."""
         return self.http.post(path, data={"csrf": self.token_on(path), **fields})
 
@@ -69,7 +69,7 @@ class Visitor:
         assert found is not None, path
         return found.group(1)
 
-    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+    def post(self, path: str, body: Any, **headers: str) -> httpx2.Response:
         return self.http.post(path, json=body, headers={"X-CSRF-Token": self.csrf, **headers})
 
     def enter(self, role: Any = "rater") -> Visitor:
@@ -87,7 +87,7 @@ class Visitor:
         found: list[dict[str, Any]] = self.get(f"/api/questions?want={want}").json()["questions"]
         return found
 
-    def answer(self, question: str, answer: str = "yes", key: str = "", **more: Any) -> httpx.Response:
+    def answer(self, question: str, answer: str = "yes", key: str = "", **more: Any) -> httpx2.Response:
         item = {"key": key or f"key-{question}", "question": question, "answer": answer, "response_ms": 600}
         return self.post("/api/answers", {"items": [item | more]})
 

@@ -380,7 +380,7 @@ def verify(
     store.close()
     stored: dict[str, list[tuple[str, str]]] = {}
     for key, answer, token in events:
-        stored.setdefault(key, []).append((token, answer))
+        stored.setdefault(str(key), []).append((token, str(answer)))
     recorded = sum(stored.get(key) == [what] for key, what in seen.acknowledged.items())
     if recorded != len(seen.acknowledged):
         problems.append(

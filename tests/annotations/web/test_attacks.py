@@ -119,7 +119,7 @@ def test_opening_a_link_does_not_use_it_up(make_store: MakeStore) -> None:
 
 def test_guessing_invitations_is_slow_and_noted(make_store: MakeStore) -> None:
     store = make_store()
-    visitor = Visitor(store, WebSettings(joins_per_minute=10))
+    visitor = Visitor(store, WebSettings(wrong_invitations_per_minute=10))
     replies = [visitor.get(f"/join/{'g' * 21}{n % 10}").status_code for n in range(30)]
     assert replies.count(410) <= 11
     assert replies[-1] == 429
@@ -128,6 +128,7 @@ def test_guessing_invitations_is_slow_and_noted(make_store: MakeStore) -> None:
             sa.select(sa.func.count()).where(Audit.action == "invitation refused")
         ).scalar_one()
     assert noted == replies.count(410)
+    assert visitor.get(f"/join/{store.invite()[0].token}").status_code == 303  # who was invited may come
     limited = visitor.get(f"/join/{'g' * 22}")
     assert int(limited.headers["retry-after"]) >= 1
 
@@ -136,14 +137,15 @@ def test_a_forged_invitation_cookie_is_worth_nothing(make_store: MakeStore) -> N
     import base64
 
     store = make_store(prolific={"completion_code": "CODE1234"})
-    for facts in (
+    forged: list[Any] = [
         {"token": "x" * 22, "prolific": None},
         {"token": SQL, "prolific": None},
         {"token": ["x"], "prolific": None},
         {"token": store.invite()[0].token, "prolific": {"pid": SQL, "study_id": "s", "session_id": "s"}},
         {"token": store.invite()[0].token, "prolific": [1, 2]},
         [],
-    ):
+    ]
+    for facts in forged:
         visitor = Visitor(store)
         value = base64.urlsafe_b64encode(json.dumps(facts).encode()).decode()
         visitor.http.cookies.set("invite", value)
