@@ -5,7 +5,8 @@ import { Outbox, newKey } from "./outbox.js";
 
 const KEYS = { KeyY: "yes", KeyN: "no", KeyM: "maybe" };
 const STEPS = new Set(["practice", "qualification", "work"]);
-const AHEAD = 6; // pictures decoded before they are needed
+const AHEAD = 24; // pictures decoded before they are needed
+const BEHIND = 5; // pictures kept for undo
 
 const root = document.getElementById("rate");
 const meta = (name) => document.querySelector(`meta[name="${name}"]`)?.content ?? "";
@@ -81,6 +82,7 @@ let active = true; // this tab is the one in use
 let sinceBreak = 0;
 const history = []; // questions answered here, latest last, for undo
 const pending = new Set(); // tokens whose answer is in the outbox
+const returning = new Set(); // undone after a reload: their questions come back from the server, to the front
 const pictures = new Map(); // token -> promise of a decoded image
 
 // Pictures ---------------------------------------------------------------------------------------------------
@@ -240,8 +242,9 @@ async function answer(what) {
     return;
   }
   queue.shift();
-  pictures.delete(question.id);
   history.push(question);
+  const gone = history.at(-1 - BEHIND);
+  if (gone && queue[0]?.id !== gone.id) pictures.delete(gone.id);
   if (history.length > 50) history.shift();
   if (question.purpose === "work") {
     busy = false;
@@ -295,7 +298,7 @@ async function undo() {
     queue.unshift(last);
     say("Undone.");
     show();
-  }
+  } else returning.add(token);
   send();
 }
 
@@ -412,10 +415,10 @@ function drop(token) {
 function take(questions) {
   const here = new Set(queue.map((question) => question.id));
   const fresh = questions.filter((question) => !here.has(question.id) && !pending.has(question.id));
-  const empty = queue.length === 0;
-  // A question that was undone before a reload comes back first.
-  queue.push(...fresh);
-  if (empty && queue.length && !busy) show();
+  const first = queue[0];
+  queue.unshift(...fresh.filter((question) => returning.delete(question.id)));
+  queue.push(...fresh.filter((question) => !queue.includes(question)));
+  if (queue[0] !== first && !busy) show();
   decodeAhead();
 }
 
