@@ -1,7 +1,8 @@
 """How far raters agree: Krippendorff's α, Gwet's AC1, Fleiss' κ, with prevalence and intervals.
 
 Every coefficient is a smooth function of sums over questions, so its standard error comes from the
-delta method on sums over clusters (all questions of an image are one cluster): no resampling, no seed.
+delta method on sums over clusters (all questions of an image are one cluster): no resampling, no seed. Shares
+get Wilson's interval with the number of draws that this error stands for.
 """
 
 from __future__ import annotations
@@ -220,6 +221,10 @@ def _with_interval(
     spread = math.sqrt(float((influence**2).sum()) * k / max(k - 1, 1))
     if not math.isfinite(spread) or k < 2:
         return Coefficient(name, value, math.nan, math.nan, n)
-    low, high = value - z * spread, value + z * spread
-    floor = 0.0 if name.startswith(("prevalence", "observed")) else -1.0
-    return Coefficient(name, value, max(low, floor), min(high, 1.0), n)
+    if name.startswith(("prevalence", "observed")):
+        # Wilson's interval with as many draws as would have this standard error; clusters where it is 0.
+        draws = value * (1 - value) / spread**2 if spread > 0 and 0 < value < 1 else float(k)
+        centre = (value + z * z / (2 * draws)) / (1 + z * z / draws)
+        half = z / (1 + z * z / draws) * math.sqrt(value * (1 - value) / draws + (z / (2 * draws)) ** 2)
+        return Coefficient(name, value, max(centre - half, 0.0), min(centre + half, 1.0), n)
+    return Coefficient(name, value, max(value - z * spread, -1.0), min(value + z * spread, 1.0), n)

@@ -97,6 +97,8 @@ def test_edges() -> None:
     assert np.isnan(same["alpha_nominal"].value)  # no variation, so chance agreement is total
     assert same["ac1"].value == 1.0
     assert same["observed"].value == 1.0
+    assert same["observed"].low < 0.5  # two questions prove little
+    assert same["prevalence_2"].high > 0.5
     with pytest.raises(BeyondError, match="at least two answers"):
         agreement(np.array([[1], [2]]))
     with pytest.raises(BeyondError, match="clusters"):
