@@ -191,20 +191,22 @@ def run_server(
     """Serve until interrupted; prints where, once the port is open."""
     from annotations.campaign.pictures import Pictures, images_folder
     from annotations.web.app import WebSettings, create_app
-    from annotations.web.server import listen, serve_forever
+    from annotations.web.server import listen, serve_forever, settle
 
     folder = images_folder(images_spec or store.images_spec)
     secure = (public_url or "").startswith("https://")
     pictures = Pictures(folder, references=references)
     app = create_app(store, pictures, WebSettings(secure=secure, public_url=public_url))
+    manager = store.invite("manager", days=1, label="from the server's start")[0]
+    raters = store.invite("rater", count=rater_links) if rater_links else []
+    settle()
     with listen(host, port) as socket:
         port = socket.getsockname()[1]
         shown = f"[{host}]" if ":" in host else "127.0.0.1" if host in ("", "0.0.0.0") else host
         base = (public_url or f"http://{shown}:{port}").rstrip("/")
-        manager = store.invite("manager", days=1, label="from the server's start")[0]
         click.echo(f"{store.config.name} at {base}")
         click.echo(f"manager  {base}/join/{manager.token}")
-        for invitation in store.invite("rater", count=rater_links) if rater_links else ():
+        for invitation in raters:
             click.echo(f"rater    {base}/join/{invitation.token}")
         click.echo("Each link works once. Stop with Ctrl-C; no answer is lost.")
         try:

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ T = TypeVar("T")
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _RETRIES = 5
+_AT_ONCE = 64  # transactions that become durable together, at most
 _RETRY_STATES = {"40001", "40P01", "55P03"}  # PostgreSQL: serialisation, deadlock, lock not available
 
 
@@ -66,9 +68,9 @@ class Database:
     def __init__(self, url: URL) -> None:
         self.url = url
         self.is_sqlite = url.get_backend_name() == "sqlite"
-        # Writers of this process queue here and not in SQLite's busy handler, which sleeps and is not fair.
-        self._writing = threading.Lock() if self.is_sqlite else contextlib.nullcontext()
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgresql_engine(url)
+        self._reader = self.engine.execution_options(reading=True)
+        self._together = _Together(self.engine) if self.is_sqlite else None
 
     @property
     def name(self) -> str:
@@ -78,7 +80,7 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection for reading; on SQLite it waits for no writer."""
-        with self.engine.connect().execution_options(reading=True) as connection:
+        with self._reader.connect() as connection:
             yield connection
 
     def transact(self, work: Callable[[Connection], T]) -> T:
@@ -86,9 +88,11 @@ class Database:
 
         `work` may run more than once, where a deadlock or another process is in the way.
         """
+        if self._together is not None:
+            return self._together.run(work)
         for attempt in range(_RETRIES):
             try:
-                with self._writing, self.engine.begin() as connection:
+                with self.engine.begin() as connection:
                     return work(connection)
             except DBAPIError as error:
                 if attempt == _RETRIES - 1 or not _passes(error):
@@ -173,10 +177,78 @@ class Database:
             temporary.unlink(missing_ok=True)
 
 
+class _Together:
+    """Writers of this process, one at a time, whose transactions become durable together.
+
+    SQLite has one writer, and a durable commit waits for the disk. Who finds the writer busy leaves its work
+    in a queue; whoever writes next does all that is queued, each in a savepoint, and commits once. Nobody is
+    told that it is done before that commit. Waiting here is fair; SQLite's own busy handler sleeps.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._writing = threading.Lock()
+        self._queue: deque[_Job] = deque()
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction, alone or with others'; returns what it returns, once durable."""
+        job = _Job(work)
+        self._queue.append(job)
+        with self._writing:
+            while not job.done:
+                self._write()
+        if job.error is not None:
+            raise job.error
+        result: T = job.result
+        return result
+
+    def _write(self) -> None:
+        jobs = [self._queue.popleft() for _ in range(min(len(self._queue), _AT_ONCE))]
+        for attempt in range(_RETRIES):
+            try:
+                with self._engine.begin() as connection:
+                    for job in jobs:
+                        job.run(connection, alone=len(jobs) == 1)
+                break
+            except BaseException as error:  # noqa: BLE001 - it is raised where the work came from
+                if attempt < _RETRIES - 1 and isinstance(error, DBAPIError) and _passes(error):
+                    time.sleep(0.01 * 2**attempt)
+                    continue
+                # Nothing of this became durable, so nobody may be told that it did.
+                for job in jobs:
+                    job.error = error
+                break
+        for job in jobs:
+            job.done = True
+
+
+class _Job:
+    """Work that waits for the writer."""
+
+    def __init__(self, work: Callable[[Connection], Any]) -> None:
+        self.work = work
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.done = False
+
+    def run(self, connection: Connection, *, alone: bool) -> None:
+        """Do it, and undo it alone if it fails; without a savepoint where it is alone in any case."""
+        self.error = None
+        if alone:
+            self.result = self.work(connection)
+            return
+        connection.exec_driver_sql("SAVEPOINT job")
+        try:
+            self.result = self.work(connection)
+        except Exception as error:  # noqa: BLE001 - it is raised where the work came from
+            connection.exec_driver_sql("ROLLBACK TO job")
+            self.error = error
+        connection.exec_driver_sql("RELEASE job")
+
+
 def _sqlite_engine(url: URL) -> Engine:
-    engine = sa.create_engine(
-        url, connect_args={"timeout": 30, "check_same_thread": False}, pool_size=16, max_overflow=48
-    )
+    options = {"timeout": 30, "check_same_thread": False}
+    engine = sa.create_engine(url, connect_args=options, pool_size=16, max_overflow=48)
 
     @sa.event.listens_for(engine, "connect")
     def connect(connection: sqlite3.Connection, _record: Any) -> None:

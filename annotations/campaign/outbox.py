@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -11,13 +12,13 @@ from sqlalchemy.engine import Connection
 from annotations.campaign import assignment
 from annotations.campaign.database import Database
 from annotations.campaign.rows import (
+    COUNTS,
     A,
     Counts,
     E,
+    Q,
     R,
-    is_frozen,
     lock_questions,
-    lock_rater,
     qualification_round,
     save_questions,
     step_done,
@@ -26,76 +27,111 @@ from annotations.campaign.rules import Rules
 from annotations.campaign.types import ANSWERS, Feedback, Item, Outcome
 
 _SAVED = ("state", "answer", "answered_at", "response_ms", "counted", "flag", "sequence", "expires_at")
+_RATER, _TOKENS = sa.bindparam("rater"), sa.bindparam("tokens", expanding=True)
 _SAVE_ASSIGNMENT = (
     sa.update(A)
     .where(A.c.id == sa.bindparam("key"))
     .values({name: sa.bindparam(f"b_{name}") for name in _SAVED})
 )
+_SAVE_RATER = (
+    sa.update(R)
+    .where(R.c.id == sa.bindparam("key"))
+    .values(
+        {
+            name: sa.bindparam(f"b_{name}")
+            for name in ("answered", "sequence", "attempt", "stage", "gold_seen", "gold_right")
+        }
+    )
+)
+_INSERT_EVENTS = sa.insert(E)
+_KNOWN = (
+    sa.select(E.c.client_key, E.c.kind, E.c.answer, A.c.token)
+    .join(A, sa.and_(A.c.rater_ref == E.c.rater_ref, A.c.question_ref == E.c.question_ref))
+    .where(E.c.rater_ref == _RATER, E.c.client_key.in_(sa.bindparam("keys", expanding=True)))
+)
+_QUESTIONS = sa.select(A.c.question_ref).where(A.c.rater_ref == _RATER, A.c.token.in_(_TOKENS))
+_GIVEN = (
+    sa.select(
+        A.c.id.label("assignment_id"),
+        A.c.token,
+        A.c.purpose,
+        A.c.state,
+        A.c.answer,
+        A.c.answered_at,
+        A.c.response_ms,
+        A.c.counted.label("is_counted"),
+        A.c.flag,
+        A.c.sequence,
+        A.c.expires_at,
+        *COUNTS,
+    )
+    .join(Q, Q.c.id == A.c.question_ref)
+    .where(A.c.rater_ref == _RATER, A.c.token.in_(_TOKENS))
+)
+_LATEST = (
+    sa.select(A.c.sequence)
+    .where(A.c.rater_ref == _RATER, A.c.sequence.is_not(None), A.c.purpose == "work")
+    .order_by(A.c.sequence.desc())
+    .limit(sa.bindparam("limit"))
+)
+
+
+class _Given:
+    """An assignment while a transaction changes it."""
+
+    def __init__(self, row: Any, question: Counts) -> None:
+        self.id: int = row.assignment_id
+        self.question = question
+        self.purpose: str = row.purpose
+        self.state: str = row.state
+        self.answer: str | None = row.answer
+        self.answered_at: float | None = row.answered_at
+        self.response_ms: int | None = row.response_ms
+        self.counted: bool = row.is_counted
+        self.flag: str = row.flag
+        self.sequence: int | None = row.sequence
+        self.expires_at: float = row.expires_at
+
+    def row(self) -> dict[str, Any]:
+        """Parameters of `_SAVE_ASSIGNMENT`."""
+        return {"key": self.id, **{f"b_{name}": getattr(self, name) for name in _SAVED}}
 
 
 class Outbox:
-    """One call of `Store.submit`: reads what the entries are about, applies them in order, writes once."""
+    """One call of `Store.submit`: reads what the entries are about, applies them in order, writes once.
+
+    The rater's row is locked, and is changed with the database.
+    """
 
     def __init__(
         self,
         database: Database,
         rules: Rules,
         connection: Connection,
-        rater_id: int,
+        rater: SimpleNamespace,
         items: Sequence[Item],
         now: float,
     ) -> None:
-        config = rules.config
-        self.rules, self.config = rules, config
-        self.connection, self.items, self.now = connection, items, now
-        self.rater = lock_rater(database, connection, rater_id)
-        self.frozen = is_frozen(connection)
-        self.stage: str = self.rater.stage
-        self.answered: int = self.rater.answered
-        self.sequence: int = self.rater.sequence
-        self.attempt: int = self.rater.attempt
-        self.gold_seen: int = self.rater.gold_seen
-        self.gold_right: float = self.rater.gold_right
+        self.rules, self.config, self.connection = rules, rules.config, connection
+        self.rater, self.items, self.now = rater, items, now
         self.must_pause = False
-        keys = {item.key for item in items}
-        known = (
-            sa.select(E.c.client_key, E.c.kind, E.c.answer, A.c.token)
-            .join(A, sa.and_(A.c.rater_ref == E.c.rater_ref, A.c.question_ref == E.c.question_ref))
-            .where(E.c.rater_ref == rater_id, E.c.client_key.in_(keys))
-        )
-        self.known = {row.client_key: (row.kind, row.answer, row.token) for row in connection.execute(known)}
-        mine = [A.c.rater_ref == rater_id, A.c.token.in_({item.token for item in items})]
-        ids = connection.execute(sa.select(A.c.question_ref).where(*mine)).scalars().all()
-        self.counts = lock_questions(database, connection, ids)
-        # After the questions are locked, so that nobody takes a lease back in between.
-        columns: tuple[Any, ...] = (
-            A.c.id,
-            A.c.token,
-            A.c.question_ref,
-            A.c.purpose,
-            A.c.state,
-            A.c.answer,
-        )
-        columns += (
-            A.c.answered_at,
-            A.c.response_ms,
-            A.c.counted,
-            A.c.flag,
-            A.c.sequence,
-            A.c.expires_at,
-        )
-        statement = database.locked(sa.select(*columns).where(*mine))
-        self.given = {row.token: dict(row._mapping) for row in connection.execute(statement)}
+        keys = {"rater": rater.id, "keys": [item.key for item in items]}
+        found = connection.execute(_KNOWN, keys)
+        self.known = {row.client_key: (row.kind, row.answer, row.token) for row in found}
+        tokens = {"rater": rater.id, "tokens": list({item.token for item in items})}
+        if not database.is_sqlite:
+            # Questions first, and then what is read of them: nobody takes a lease back in between.
+            lock_questions(database, connection, connection.execute(_QUESTIONS, tokens).scalars())
+        self.given: dict[str, _Given] = {}
+        counts: dict[int, Counts] = {}
+        for row in connection.execute(_GIVEN, tokens):
+            self.given[row.token] = _Given(row, counts.setdefault(row.id, Counts(row)))
         self.latest: set[int] = set()  # numbers of the latest answers of the work; more than can be undone
         if any(item.kind == "undo" for item in items):
-            latest = sa.select(A.c.sequence).where(
-                A.c.rater_ref == rater_id, A.c.sequence.is_not(None), A.c.purpose == "work"
-            )
-            limit = config.undo_limit + len(items)
-            found = connection.execute(latest.order_by(A.c.sequence.desc()).limit(limit))
-            self.latest = set(found.scalars())
+            limit = self.config.undo_limit + len(items)
+            self.latest = set(connection.execute(_LATEST, {"rater": rater.id, "limit": limit}).scalars())
         self.events: list[dict[str, Any]] = []
-        self.touched: dict[int, dict[str, Any]] = {}
+        self.touched: dict[int, _Given] = {}
 
     def run(self) -> list[Outcome]:
         """Apply all entries and write what they change."""
@@ -113,19 +149,19 @@ class Outbox:
         given = self.given.get(item.token)
         if given is None:
             return Outcome(item.key, "refused", "unknown-question")
-        if self.frozen or self.stage == "withdrawn":
+        if self.rater.frozen_at is not None or self.rater.stage == "withdrawn":
             return Outcome(item.key, "refused", "not-now")
         refusal = self._undo(given) if item.kind == "undo" else self._answer(item, given)
         if refusal:
             return Outcome(item.key, "refused", refusal)
         self.known[item.key] = (item.kind, item.answer, item.token)
-        self.touched[given["id"]] = given
+        self.touched[given.id] = given
         self.events.append(
             {
                 "at": self.now,
                 "kind": item.kind,
                 "rater_ref": self.rater.id,
-                "question_ref": given["question_ref"],
+                "question_ref": given.question.id,
                 "client_key": item.key,
                 "answer": item.answer,
                 "response_ms": item.response_ms,
@@ -135,37 +171,30 @@ class Outbox:
         )
         return Outcome(item.key, "recorded", feedback=self._feedback(item))
 
-    def _answer(self, item: Item, given: dict[str, Any]) -> str:
+    def _answer(self, item: Item, given: _Given) -> str:
         if item.answer not in ANSWERS:
             return "unknown-answer"
         if item.answer == "maybe" and not self.config.maybe_allowed:
             return "maybe-not-allowed"
-        if given["state"] == "answered":
+        if given.state == "answered":
             return "already-answered"
-        question = self.counts[given["question_ref"]]
-        if given["state"] == "leased":
+        question = given.question
+        was_held = given.state == "leased"
+        if was_held:
             question.hold(-1)
         elif not question.has_room:
             self._take_back(question)
-        set_aside = self.stage in ("paused", "failed")
-        counts = (
-            question.has_room and not set_aside and (question.verdict is None or given["state"] == "leased")
-        )
+        set_aside = self.rater.stage in ("paused", "failed")
+        counts = question.has_room and not set_aside and (question.verdict is None or was_held)
         if counts:
             question.add(item.answer, 1)
-        self.sequence += 1
-        if given["purpose"] == "work":
-            self.latest.add(self.sequence)
-        given.update(
-            state="answered",
-            answer=item.answer,
-            answered_at=self.now,
-            response_ms=item.response_ms,
-            counted=counts,
-            flag="" if counts else "paused" if set_aside else "late",
-            sequence=self.sequence,
-        )
-        self._credit(given, question, item.answer, 1)
+        self.rater.sequence += 1
+        if given.purpose == "work":
+            self.latest.add(self.rater.sequence)
+        given.state, given.answer, given.answered_at = "answered", item.answer, self.now
+        given.response_ms, given.counted, given.sequence = item.response_ms, counts, self.rater.sequence
+        given.flag = "" if counts else "paused" if set_aside else "late"
+        self._credit(given, item.answer, 1)
         return ""
 
     def _take_back(self, question: Counts) -> None:
@@ -174,83 +203,71 @@ class Outbox:
         statement = sa.update(A).where(*over, A.c.rater_ref != self.rater.id)
         question.hold(-self.connection.execute(statement.values(state="expired")).rowcount)
 
-    def _undo(self, given: dict[str, Any]) -> str:
-        if given["state"] != "answered":
+    def _undo(self, given: _Given) -> str:
+        if given.state != "answered" or given.answer is None or given.sequence is None:
             return "nothing-to-undo"
-        if given["purpose"] != "work" or self.stage != "work":
+        if given.purpose != "work" or self.rater.stage != "work":
             return "too-late-to-undo"
-        if sum(number > given["sequence"] for number in self.latest) >= self.config.undo_limit:
+        if sum(number > given.sequence for number in self.latest) >= self.config.undo_limit:
             return "too-late-to-undo"
-        self.latest.discard(given["sequence"])
-        question, answer = self.counts[given["question_ref"]], given["answer"]
-        if given["counted"]:
+        self.latest.discard(given.sequence)
+        question, answer = given.question, given.answer
+        if given.counted:
             question.add(answer, -1)
         holds = question.has_room
         question.hold(int(holds))
-        self._credit(given, question, answer, -1)
-        given.update(
-            state="leased" if holds else "expired",
-            answer=None,
-            answered_at=None,
-            response_ms=None,
-            counted=False,
-            flag="",
-            sequence=None,
-            expires_at=self.now + self.config.lease_seconds,
-        )
+        self._credit(given, answer, -1)
+        given.state = "leased" if holds else "expired"
+        given.answer = given.answered_at = given.response_ms = given.sequence = None
+        given.counted, given.flag = False, ""
+        given.expires_at = self.now + self.config.lease_seconds
         return ""
 
-    def _credit(self, given: dict[str, Any], question: Counts, answer: str, sign: int) -> None:
+    def _credit(self, given: _Given, answer: str, sign: int) -> None:
         """Count an answer for the rater, or take it off again."""
-        if given["purpose"] == "work":
-            self.answered += sign
-        if question.role == "gold" and question.expected is not None:
-            self.gold_seen += sign
-            self.gold_right += sign * assignment.rightness(answer, question.expected)
+        if given.purpose == "work":
+            self.rater.answered += sign
+        expected = given.question.expected
+        if given.question.role == "gold" and expected is not None:
+            self.rater.gold_seen += sign
+            self.rater.gold_right += sign * assignment.rightness(answer, expected)
 
     def _feedback(self, item: Item) -> Feedback | None:
         given = self.given[item.token]
-        if item.kind != "answer" or not self.rules.gives_feedback(given["purpose"]):
+        expected = given.question.expected
+        if item.kind != "answer" or expected is None or not self.rules.gives_feedback(given.purpose):
             return None
-        question = self.counts[given["question_ref"]]
-        return Feedback(item.answer == question.expected, question.expected, question.explanation)  # type: ignore[arg-type]
+        known: Literal["yes", "no"] = "yes" if expected == "yes" else "no"
+        return Feedback(item.answer == known, known, given.question.explanation)
 
     def _write(self) -> None:
-        connection = self.connection
-        connection.execute(sa.insert(E), self.events)
-        names = ("state", "answer", "answered_at", "response_ms", "counted", "flag", "sequence", "expires_at")
-        rows = [
-            {"key": given["id"], **{f"b_{n}": given[n] for n in names}} for given in self.touched.values()
-        ]
-        connection.execute(_SAVE_ASSIGNMENT, rows)
-        touched = {given["question_ref"] for given in self.touched.values()}
-        save_questions(connection, self.config, [self.counts[question] for question in sorted(touched)])
+        connection, rater = self.connection, self.rater
+        connection.execute(_INSERT_EVENTS, self.events)
+        connection.execute(_SAVE_ASSIGNMENT, [given.row() for given in self.touched.values()])
+        questions = {given.question.id: given.question for given in self.touched.values()}
+        save_questions(connection, self.config, [questions[number] for number in sorted(questions)])
         self._advance()
-        values: dict[str, Any] = {
-            "answered": self.answered,
-            "sequence": self.sequence,
-            "attempt": self.attempt,
-        }
-        values |= {"stage": self.stage, "gold_seen": self.gold_seen, "gold_right": self.gold_right}
-        connection.execute(sa.update(R).where(R.c.id == self.rater.id).values(values))
+        names = ("answered", "sequence", "attempt", "stage", "gold_seen", "gold_right")
+        values = {f"b_{name}": getattr(rater, name) for name in names}
+        connection.execute(_SAVE_RATER, {"key": rater.id, **values})
 
     def _advance(self) -> None:
         """Move the rater on, where a round is over."""
-        rules, config = self.rules, self.config
-        if self.stage in ("practice", "qualification"):
-            if step_done(self.connection, self.rater) < rules.step_of(self.stage):
+        rater, rules, config = self.rater, self.rules, self.config
+        if rater.stage in ("practice", "qualification"):
+            if step_done(self.connection, rater) < rules.step_of(rater.stage):
                 return
-            if self.stage == "practice":
-                self.stage = rules.stage_after("practice")
+            if rater.stage == "practice":
+                rater.stage = rules.stage_after("practice")
                 return
-            right, seen = qualification_round(self.connection, self.rater.id, self.attempt)
+            right, seen = qualification_round(self.connection, rater.id, rater.attempt)
             if right >= config.qualification_floor * seen:
-                self.stage = "work"
-            elif self.attempt < config.qualification_attempts and rules.gold >= (self.attempt + 1) * seen:
-                self.attempt += 1
+                rater.stage = "work"
+            elif rater.attempt < config.qualification_attempts and rules.gold >= (rater.attempt + 1) * seen:
+                rater.attempt += 1
             else:
-                self.stage = "failed"
-        elif self.stage == "work":
-            if self.rater.quota is not None and self.answered >= self.rater.quota:
-                self.stage = "done"
-            self.must_pause = rules.is_below_floor(self.rater, self.gold_seen, self.gold_right)
+                rater.stage = "failed"
+        elif rater.stage == "work":
+            if rater.quota is not None and rater.answered >= rater.quota:
+                rater.stage = "done"
+            self.must_pause = rules.is_below_floor(rater, rater.gold_seen, rater.gold_right)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,7 +20,7 @@ CHUNK = 5_000
 
 A, Q, R, E = table(Assignment), table(Question), table(Rater), table(Event)
 
-_COUNTS = (
+COUNTS = (
     Q.c.id,
     Q.c.role,
     Q.c.expected,
@@ -96,6 +97,11 @@ _SAVE_COUNTS = (
 )
 
 
+_LOCK = sa.select(*COUNTS).where(Q.c.id.in_(sa.bindparam("ids", expanding=True))).order_by(Q.c.id)
+_LOCK_WAITING = _LOCK.with_for_update()
+_LOCK_SKIPPING = _LOCK.with_for_update(skip_locked=True)
+
+
 def lock_questions(
     database: Database, connection: Connection, ids: Iterable[int], *, skip: bool = False
 ) -> dict[int, Counts]:
@@ -107,10 +113,10 @@ def lock_questions(
         ids: Numbers of questions.
         skip: Leave out those that somebody else has locked, instead of waiting.
     """
+    statement = _LOCK if database.is_sqlite else _LOCK_SKIPPING if skip else _LOCK_WAITING
     wanted, found = sorted(set(ids)), {}
     for start in range(0, len(wanted), CHUNK):
-        statement = sa.select(*_COUNTS).where(Q.c.id.in_(wanted[start : start + CHUNK])).order_by(Q.c.id)
-        for row in connection.execute(database.locked(statement, skip=skip)):
+        for row in connection.execute(statement, {"ids": wanted[start : start + CHUNK]}):
             found[row.id] = Counts(row)
     return found
 
@@ -122,44 +128,43 @@ def save_questions(connection: Connection, config: CampaignConfig, counts: Itera
         connection.execute(_SAVE_COUNTS, rows)
 
 
-def lock_rater(database: Database, connection: Connection, rater_id: int) -> Any:
-    """Lock a rater, so that two tabs of theirs come one after the other, and read the row.
+_FROZEN = sa.select(Campaign.frozen_at)
+_RATER = sa.select(R, _FROZEN.scalar_subquery().label("frozen_at")).where(R.c.id == sa.bindparam("rater"))
+_LOCK_RATER = _RATER.with_for_update(of=R)
+_STEP_DONE = sa.select(sa.func.count()).where(
+    A.c.rater_ref == sa.bindparam("rater"),
+    A.c.purpose == sa.bindparam("stage"),
+    A.c.attempt == sa.bindparam("attempt"),
+    A.c.state == "answered",
+)
+
+
+def read_rater(connection: Connection, rater_id: int, statement: sa.Select[Any] = _RATER) -> SimpleNamespace:
+    """A rater's row, which the caller may change with the database, and `frozen_at` of the campaign.
 
     Raises:
         BeyondError: There is no such rater.
     """
-    row = connection.execute(database.locked(sa.select(R).where(R.c.id == rater_id))).first()
+    row = connection.execute(statement, {"rater": rater_id}).first()
     if row is None:
         raise BeyondError(f"there is no rater {rater_id} in this campaign")
-    return row
+    return SimpleNamespace(**row._mapping)
 
 
-def read_rater(connection: Connection, rater_id: int) -> Any:
-    """Read a rater's row.
-
-    Raises:
-        BeyondError: There is no such rater.
-    """
-    row = connection.execute(sa.select(R).where(R.c.id == rater_id)).first()
-    if row is None:
-        raise BeyondError(f"there is no rater {rater_id} in this campaign")
-    return row
+def lock_rater(database: Database, connection: Connection, rater_id: int) -> SimpleNamespace:
+    """The same, locked, so that two tabs of a rater come one after the other."""
+    return read_rater(connection, rater_id, _RATER if database.is_sqlite else _LOCK_RATER)
 
 
 def is_frozen(connection: Connection) -> bool:
     """Whether the campaign is frozen for publication."""
-    return connection.execute(sa.select(Campaign.frozen_at)).scalar_one() is not None
+    return connection.execute(_FROZEN).scalar_one() is not None
 
 
-def step_done(connection: Connection, rater: Any) -> int:
+def step_done(connection: Connection, rater: SimpleNamespace) -> int:
     """How many questions of this practice or qualification round the rater has answered."""
-    statement = sa.select(sa.func.count()).where(
-        A.c.rater_ref == rater.id,
-        A.c.purpose == rater.stage,
-        A.c.attempt == rater.attempt,
-        A.c.state == "answered",
-    )
-    return connection.execute(statement).scalar_one()
+    values = {"rater": rater.id, "stage": rater.stage, "attempt": rater.attempt}
+    return connection.execute(_STEP_DONE, values).scalar_one()
 
 
 def qualification_round(connection: Connection, rater_id: int, attempt: int) -> tuple[float, int]:

@@ -14,6 +14,7 @@ that nobody waits in a circle.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -23,6 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # First, since it says what to install where SQLAlchemy is not here.
@@ -86,10 +88,37 @@ from annotations.errors import BeyondError
 SESSION_SECONDS = 14 * 86_400
 _IMPORTED_TOGETHER = 500
 
+_SESSIONS = table(SessionRow)
+_PERSON = (
+    sa.select(R.c.id, R.c.pseudonym, R.c.role, R.c.stage, R.c.arm, _SESSIONS.c.id.label("session_id"))
+    .join(_SESSIONS, _SESSIONS.c.rater_ref == R.c.id)
+    .where(
+        _SESSIONS.c.token_hash == sa.bindparam("hash"),
+        _SESSIONS.c.expires_at > sa.bindparam("now"),
+        _SESSIONS.c.revoked_at.is_(None),
+    )
+)
+_PICTURE = (
+    sa.select(Image.image_id, Image.path)
+    .join(Q, Q.c.image_ref == Image.id)
+    .join(A, A.c.question_ref == Q.c.id)
+    .where(A.c.token == sa.bindparam("token"), A.c.rater_ref == sa.bindparam("rater"))
+)
+_UNDOABLE = (
+    sa.select(A.c.token)
+    .where(A.c.rater_ref == sa.bindparam("rater"), A.c.sequence.is_not(None), A.c.purpose == "work")
+    .order_by(A.c.sequence.desc())
+    .limit(sa.bindparam("limit"))
+)
+
 
 def token_hash(token: str) -> str:
     """What is stored of a secret token of 128 bits or more: its SHA-256."""
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+class _TakenBackError(Exception):
+    """Ends a transaction that is not meant to stay."""
 
 
 class Store:
@@ -336,18 +365,9 @@ class Store:
 
     def person(self, session_token: str) -> Person | None:
         """Who a session belongs to, or None if it is unknown, over or ended."""
-        sessions = table(SessionRow)
-        statement = (
-            sa.select(R.c.id, R.c.pseudonym, R.c.role, R.c.stage, R.c.arm, sessions.c.id.label("session_id"))
-            .join(sessions, sessions.c.rater_ref == R.c.id)
-            .where(
-                sessions.c.token_hash == token_hash(session_token),
-                sessions.c.expires_at > self.clock(),
-                sessions.c.revoked_at.is_(None),
-            )
-        )
+        values = {"hash": token_hash(session_token), "now": self.clock()}
         with self.database.read() as connection:
-            row = connection.execute(statement).first()
+            row = connection.execute(_PERSON, values).first()
         return Person(row.id, row.pseudonym, row.role, row.stage, row.arm, row.session_id) if row else None
 
     def end_session(self, session_token: str) -> None:
@@ -487,52 +507,7 @@ class Store:
             fresh = min((row.expires_at for row in held), default=now) - now > self.config.lease_seconds / 2
             if want <= 0 or rater.stage not in ASKING or (len(held) >= want and fresh):
                 return self._batch(connection, rater, held)
-        if now - self._reaped_at >= min(1.0, self.config.lease_seconds / 4):
-            self._reaped_at = now
-            self.giver.reap(now)
-        if rater.stage == "work" and self.rules.is_below_floor(rater, rater.gold_seen, rater.gold_right):
-            self.pause(rater_id, "quality on gold below the floor")
-            return self.questions(rater_id, 0)
-
-        def work(connection: Connection) -> Batch:
-            rater = lock_rater(self.database, connection, rater_id)
-            if rater.stage not in ASKING or is_frozen(connection):
-                return self._batch(connection, rater, [])
-            connection.execute(
-                sa.update(A)
-                .where(A.c.rater_ref == rater_id, A.c.state == "leased", A.c.expires_at > now)
-                .values(expires_at=now + self.config.lease_seconds)
-            )
-            held = self.giver.held(connection, rater_id, now)
-            need = want - len(held)
-            if need > 0:
-                need = min(need, self.giver.left(connection, rater) - len(held))
-            if need > 0:
-                given = self.giver.choose(connection, rater, need, {row.image_ref for row in held})
-                if given:
-                    self.giver.hold(connection, rater, given, now)
-                    held = self.giver.held(connection, rater_id, now)
-            if rater.stage == "work" and not held and not self._may_come(connection, rater):
-                connection.execute(sa.update(R).where(R.c.id == rater_id).values(stage="done"))
-                rater = read_rater(connection, rater_id)
-            return self._batch(connection, rater, held)
-
-        return self.database.transact(work)
-
-    def resume(self, rater_id: int) -> Stage:
-        """Let a rater who was done go on, where there is something to judge again; returns the stage."""
-
-        def work(connection: Connection) -> Stage:
-            rater = lock_rater(self.database, connection, rater_id)
-            if rater.role == "rater" and rater.stage == "done" and self._may_come(connection, rater):
-                connection.execute(sa.update(R).where(R.c.id == rater_id).values(stage="work"))
-                return "work"
-            stage: Stage = rater.stage
-            return stage
-
-        return self.database.transact(work)
-
-    # Work: taking answers ----------------------------------------------------------------------------------
+        return self.turn(rater_id, (), want)[1]
 
     def submit(self, rater_id: int, items: Sequence[Item]) -> list[Outcome]:
         """Record outbox entries in order. What has an outcome is durable, or refused for good.
@@ -540,18 +515,48 @@ class Store:
         An entry that was recorded before (same key) is a duplicate and changes nothing. An answer that comes
         after its lease counts if the question still has room, and is kept and flagged if not.
         """
-        if not items:
-            return []
+        return self.turn(rater_id, items, 0)[0] if items else []
+
+    def turn(self, rater_id: int, items: Sequence[Item], want: int) -> tuple[list[Outcome], Batch]:
+        """Both in one transaction: `submit`, and then `questions` (none if `want` is 0)."""
+        want = min(want, self.config.prefetch)
         now = self.clock()
+        if want and now - self._reaped_at >= min(1.0, self.config.lease_seconds / 4):
+            self._reaped_at = now
+            self.giver.reap(now)
 
-        def work(connection: Connection) -> tuple[list[Outcome], bool]:
-            outbox = Outbox(self.database, self.rules, connection, rater_id, items, now)
-            return outbox.run(), outbox.must_pause
+        def work(connection: Connection) -> tuple[list[Outcome], Batch, bool]:
+            rater = lock_rater(self.database, connection, rater_id)
+            outcomes, must_pause = [], False
+            if items:
+                outbox = Outbox(self.database, self.rules, connection, rater, items, now)
+                outcomes, must_pause = outbox.run(), outbox.must_pause
+            if must_pause or not want or rater.stage not in ASKING or rater.frozen_at is not None:
+                return outcomes, self._batch(connection, rater, ()), must_pause
+            held = self.giver.fill(connection, rater, want, now)
+            if rater.stage == "work" and not held and not self.giver.may_come(connection, rater):
+                rater.stage = "done"
+                connection.execute(sa.update(R).where(R.c.id == rater_id).values(stage="done"))
+            return outcomes, self._batch(connection, rater, held), False
 
-        outcomes, must_pause = self.database.transact(work)
+        outcomes, batch, must_pause = self.database.transact(work)
         if must_pause:
             self.pause(rater_id, "quality on gold below the floor")
-        return outcomes
+            batch = Batch((), self.progress(rater_id))
+        return outcomes, batch
+
+    def resume(self, rater_id: int) -> Stage:
+        """Let a rater who was done go on, where there is something to judge again; returns the stage."""
+
+        def work(connection: Connection) -> Stage:
+            rater = lock_rater(self.database, connection, rater_id)
+            if rater.role == "rater" and rater.stage == "done" and self.giver.may_come(connection, rater):
+                connection.execute(sa.update(R).where(R.c.id == rater_id).values(stage="work"))
+                return "work"
+            stage: Stage = rater.stage
+            return stage
+
+        return self.database.transact(work)
 
     def progress(self, rater_id: int) -> Progress:
         """Where a rater is."""
@@ -559,16 +564,11 @@ class Store:
             rater = read_rater(connection, rater_id)
             return self._progress(connection, rater, waiting=False)
 
-    def _progress(self, connection: Connection, rater: Any, *, waiting: bool) -> Progress:
+    def _progress(self, connection: Connection, rater: SimpleNamespace, *, waiting: bool) -> Progress:
         limit, undoable = self.config.undo_limit, ()
         if limit and rater.stage == "work":
-            latest = (
-                sa.select(A.c.token)
-                .where(A.c.rater_ref == rater.id, A.c.sequence.is_not(None), A.c.purpose == "work")
-                .order_by(A.c.sequence.desc())
-                .limit(limit)
-            )
-            undoable = tuple(connection.execute(latest).scalars())
+            found = connection.execute(_UNDOABLE, {"rater": rater.id, "limit": limit})
+            undoable = tuple(found.scalars())
         step_of = self.rules.step_of(rater.stage)
         return Progress(
             stage=rater.stage,
@@ -581,7 +581,7 @@ class Store:
             qualification_right=self._qualification(connection, rater),
         )
 
-    def _qualification(self, connection: Connection, rater: Any) -> float | None:
+    def _qualification(self, connection: Connection, rater: SimpleNamespace) -> float | None:
         """Share right in the last finished qualification round; None later in the work, to be quick."""
         if rater.stage not in ("qualification", "failed") and rater.answered:
             return None
@@ -589,33 +589,17 @@ class Store:
         right, seen = qualification_round(connection, rater.id, attempt)
         return right / seen if seen else None
 
-    def _batch(self, connection: Connection, rater: Any, held: Sequence[Any]) -> Batch:
+    def _batch(self, connection: Connection, rater: SimpleNamespace, held: Sequence[Any]) -> Batch:
         questions = tuple(
             HeldQuestion(row.token, row.class_index, row.position, row.purpose, row.arm) for row in held
         )
-        waiting = rater.stage == "work" and not questions and self._may_come(connection, rater)
+        waiting = rater.stage == "work" and not questions and self.giver.may_come(connection, rater)
         return Batch(questions, self._progress(connection, rater, waiting=waiting))
-
-    def _may_come(self, connection: Connection, rater: Any) -> bool:
-        """Whether there is, or may be, a pair for the rater: one that is open, or held by somebody else."""
-        if is_frozen(connection) or (rater.quota is not None and rater.answered >= rater.quota):
-            return False
-        unfinished = sa.or_(Q.c.is_open, Q.c.leased > 0)
-        statement = self.giver.not_yet(rater.id, Q.c.role == "work", Q.c.arm == rater.arm, unfinished).limit(
-            1
-        )
-        return connection.execute(statement).first() is not None
 
     def picture(self, rater_id: int, token: str) -> Picture | None:
         """The image that a token stands for, if it was made for this rater."""
-        statement = (
-            sa.select(Image.image_id, Image.path)
-            .join(Q, Q.c.image_ref == Image.id)
-            .join(A, A.c.question_ref == Q.c.id)
-            .where(A.c.token == token, A.c.rater_ref == rater_id)
-        )
         with self.database.read() as connection:
-            row = connection.execute(statement).first()
+            row = connection.execute(_PICTURE, {"token": token, "rater": rater_id}).first()
         return Picture(row.image_id, row.path) if row else None
 
     def label_of(self, rater_id: int, token: str) -> int | None:
@@ -624,6 +608,28 @@ class Store:
         with self.database.read() as connection:
             found = connection.execute(statement.where(A.c.token == token, A.c.rater_ref == rater_id))
             return found.scalar_one_or_none()
+
+    def warm_up(self) -> None:
+        """Do once, and take back, what every rater does, so that the first ones need not wait for it."""
+
+        def work(connection: Connection) -> None:
+            now = self.clock()
+            rater_id = self._new_rater(connection, "rater", "", None, now)
+            connection.execute(sa.update(R).where(R.c.id == rater_id).values(stage="work"))
+            rater = lock_rater(self.database, connection, rater_id)
+            for held in self.giver.fill(connection, rater, 2, now)[:1]:
+                items = [
+                    Item("warm-up-1", "answer", held.token, "no", 1),
+                    Item("warm-up-2", "undo", held.token),
+                ]
+                Outbox(self.database, self.rules, connection, rater, items, now).run()
+            self._batch(connection, rater, ())
+            raise _TakenBackError
+
+        with contextlib.suppress(_TakenBackError):
+            self.database.transact(work)
+        self.person("")
+        self.picture(0, "")
 
     # Managing ----------------------------------------------------------------------------------------------
 

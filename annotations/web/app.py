@@ -10,10 +10,11 @@ import math
 import re
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import jinja2
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,6 +45,7 @@ MAX_ITEMS = 200
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,64}")
 _PROLIFIC = re.compile(r"[A-Za-z0-9]{1,64}")
 _INVITE_SECONDS = 3600
+_PERSON_SECONDS = 2.0  # how long a session that ends elsewhere may still ask
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,39 @@ class InvitationsIn(_Strict):
     uses: int = Field(1, ge=1, le=100_000)
 
 
+K, V = TypeVar("K"), TypeVar("V")
+
+
+class Recent(Generic[K, V]):
+    """The latest values, each for some seconds at most, for what is asked again and again."""
+
+    def __init__(self, seconds: float, size: int = 20_000) -> None:
+        self.seconds, self.size = seconds, size
+        self._lock = threading.Lock()
+        self._values: OrderedDict[K, tuple[float, V]] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        """The value, or None if there is none (any more)."""
+        with self._lock:
+            found = self._values.get(key)
+        return found[1] if found and time.monotonic() - found[0] < self.seconds else None
+
+    def put(self, key: K, value: V) -> None:
+        """Keep a value, unless a younger one is kept."""
+        with self._lock:
+            found = self._values.get(key)
+            if found is None or time.monotonic() - found[0] >= self.seconds:
+                self._values[key] = (time.monotonic(), value)
+                self._values.move_to_end(key)
+            while len(self._values) > self.size:
+                self._values.popitem(last=False)
+
+    def drop(self, key: K) -> None:
+        """Forget a value."""
+        with self._lock:
+            self._values.pop(key, None)
+
+
 class _RedirectError(Exception):
     """Go to another page."""
 
@@ -162,6 +197,8 @@ class _Web:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        self._people: Recent[str, Person] = Recent(_PERSON_SECONDS)
+        self._pictures: Recent[tuple[int, str], str] = Recent(math.inf)
         self._warm_up()
         self._status: tuple[float, str] = (-math.inf, "")
         self._status_lock = threading.Lock()
@@ -169,6 +206,7 @@ class _Web:
     def _warm_up(self) -> None:
         """Load now what the first rater would otherwise wait for."""
         class_names(), class_definitions()
+        self.store.warm_up()
         quality(0, 0)
         probability_below(0, 1, 0.5)
         for name in self.templates.list_templates():
@@ -182,9 +220,11 @@ class _Web:
         Raises:
             HTTPException: 401 without a session, 429 beyond the rate.
         """
-        person = self.visitor(request)
+        cookie = request.cookies.get(self.session_cookie, "")
+        person = self._people.get(cookie) or self.visitor(request)
         if person is None:
             raise HTTPException(401, "there is no session; open your invitation again")
+        self._people.put(cookie, person)
         self.limit(self.requests, str(person.session_id))
         return person
 
@@ -198,6 +238,23 @@ class _Web:
         if person.role != "manager":
             raise HTTPException(403, "this is for managers")
         return person
+
+    def forget(self, request: Request) -> None:
+        """End the session of a request."""
+        cookie = request.cookies[self.session_cookie]
+        self.store.end_session(cookie)
+        self._people.drop(cookie)
+
+    def path_of(self, person: Person, token: str) -> str | None:
+        """The file that a token stands for, for the rater that it was made for."""
+        key = (person.rater_id, token)
+        path = self._pictures.get(key)
+        if path is None and _TOKEN.fullmatch(token):
+            picture = self.store.picture(person.rater_id, token)
+            if picture is not None:
+                path = picture.path
+                self._pictures.put(key, path)
+        return path
 
     def visitor(self, request: Request) -> Person | None:
         """Who asks, or None without a session."""
@@ -493,7 +550,7 @@ def _add_pages(app: FastAPI, web: _Web) -> None:
 
     @app.post("/leave")
     def leave(request: Request, _person: Annotated[Person, Depends(poster)]) -> Response:
-        store.end_session(request.cookies[web.session_cookie])
+        web.forget(request)
         response = RedirectResponse("/", 303)
         response.delete_cookie(web.session_cookie)
         return response
@@ -551,10 +608,12 @@ def _read_invite(cookie: str) -> tuple[str, Prolific | None] | None:
 
 def _add_rater_api(app: FastAPI, web: _Web) -> None:
     store, pictures = web.store, web.pictures
-    Who = Annotated[Person, Depends(web.person)]  # a type
+
+    # Who asks is found out inside of each, since a dependency would be one more change of threads.
 
     @app.get("/api/state")
-    def state(request: Request, person: Who) -> Response:
+    def state(request: Request) -> Response:
+        person = web.person(request)
         config = store.config
         names = (
             "prefetch",
@@ -573,33 +632,32 @@ def _add_rater_api(app: FastAPI, web: _Web) -> None:
         )
 
     @app.get("/api/questions")
-    def questions(person: Who, want: Annotated[int, Query(ge=1, le=50)] = 8) -> Response:
+    def questions(request: Request, want: Annotated[int, Query(ge=1, le=50)] = 8) -> Response:
+        person = web.person(request)
         return JSONResponse(web.batch(store.questions(person.rater_id, want)))
 
     @app.post("/api/answers")
-    def answers(request: Request, person: Who, outbox: OutboxIn) -> Response:
+    def answers(request: Request, outbox: OutboxIn) -> Response:
+        person = web.person(request)
         web.require_own_page(request, request.headers.get("x-csrf-token", ""))
         if outbox.items:
             web.limit(web.answers, str(person.rater_id), len(outbox.items))
         items = [
             Item(one.key, one.kind, one.question, one.answer, one.response_ms, one.at) for one in outbox.items
         ]
-        outcomes = store.submit(person.rater_id, items)
-        if outbox.want:
-            answer = web.batch(store.questions(person.rater_id, outbox.want))
-        else:
-            answer = {"questions": [], "progress": progress_json(store.progress(person.rater_id))}
-        return JSONResponse({"outcomes": [outcome_json(outcome) for outcome in outcomes], **answer})
+        outcomes, batch = store.turn(person.rater_id, items, outbox.want)
+        return JSONResponse({"outcomes": [outcome_json(one) for one in outcomes], **web.batch(batch)})
 
     @app.get("/api/images/{token}")
-    def image(request: Request, person: Who, token: str) -> Response:
-        picture = store.picture(person.rater_id, token) if _TOKEN.fullmatch(token) else None
-        if picture is None:
+    def image(request: Request, token: str) -> Response:
+        path = web.path_of(web.person(request), token)
+        if path is None:
             raise HTTPException(404)
-        return web.picture(request, pictures.render(picture.path))
+        return web.picture(request, pictures.render(path))
 
     @app.get("/api/references/{token}/{number}")
-    def reference(request: Request, person: Who, token: str, number: int) -> Response:
+    def reference(request: Request, token: str, number: int) -> Response:
+        person = web.person(request)
         class_index = store.label_of(person.rater_id, token) if _TOKEN.fullmatch(token) else None
         rendered = None if class_index is None else pictures.reference(class_index, number)
         if rendered is None:

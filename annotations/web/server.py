@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import uvicorn
 from fastapi import FastAPI
 
 from annotations.errors import BeyondError
@@ -37,13 +38,14 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
         server.close()
 
 
-def serve_forever(app: FastAPI, server: socket.socket, *, trust_proxy: str | None = None) -> None:
-    """Serve on a listening socket until SIGINT or SIGTERM."""
-    import uvicorn
-
-    # What was made until now stays: the collector need not look at it again in the midst of a request.
+def settle() -> None:
+    """Before listening: what was made until now stays, so the collector need not look at it in a request."""
     gc.collect()
     gc.freeze()
+
+
+def serve_forever(app: FastAPI, server: socket.socket, *, trust_proxy: str | None = None) -> None:
+    """Serve on a listening socket until SIGINT or SIGTERM."""
     config = uvicorn.Config(
         app,
         log_level="warning",
