@@ -13,7 +13,7 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/pip
-	@test -e $(VENV)/.dev || $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	@test -e $(VENV)/.dev || $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[campaign,demo]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/pip

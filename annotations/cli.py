@@ -1,4 +1,4 @@
-"""`beyond annotations`: list, download, import, merge and show label sets."""
+"""`beyond annotations`: list, download, import, merge, show and publish label sets."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ def _offline_option(command: F) -> F:
 
 @click.group()
 def annotations() -> None:
-    """List, download, import, merge and show label sets.
+    """List, download, import, merge, show and publish label sets.
 
     A source is named by a spec: real, mla, label-errors, sample, hub:ORG/NAME@REVISION, a folder,
     consolidated, or consolidated:real+mla.
@@ -247,6 +247,93 @@ def show(*, spec: str, image_id: str | None, store: Path | None, offline: bool, 
     if merged is not None:
         click.echo()
         _print_merge(merged)
+
+
+@annotations.command()
+@click.argument("export", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--about",
+    "about_file",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="YAML file: title, summary, licence (SPDX), authors, contact, recruitment, pay, consent, limits; "
+    "optional instructions, collected, citation, homepage.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Release folder [EXPORT/release]."
+)
+@click.option("--to", "repo", metavar="ORG/NAME", help="Dataset repository on the Hub to send it to.")
+@click.option("--tag", help="Tag for the commit, such as v1.0. A published tag never moves.")
+@click.option("--public", is_flag=True, help="Let all see a repository that is made now [private].")
+@click.option("--pull-request", is_flag=True, help="Open a pull request instead of committing to main.")
+@click.option("--dry-run", is_flag=True, help="Only write the release folder and say what would leave.")
+@_store_option
+@_json_option
+def publish(
+    *,
+    export: Path,
+    about_file: Path,
+    out: Path | None,
+    repo: str | None,
+    tag: str | None,
+    public: bool,
+    pull_request: bool,
+    dry_run: bool,
+    store: Path | None,
+    as_json: bool,
+) -> None:
+    """Publish judgements and their votes: EXPORT is what `beyond campaign export` wrote.
+
+    Writes a release folder (Parquet, dataset card, Croissant metadata, checksums). With --to it goes to the
+    Hub in one commit, is downloaded again and compared. No image leaves: only the files that are listed.
+    """
+    from annotations import publish as publishing
+
+    if repo is None and not dry_run and (tag or public or pull_request):
+        raise BeyondError("--tag, --public and --pull-request need --to ORG/NAME; add it")
+    about = publishing.read_about(about_file)
+    release = publishing.prepare(export, about, out or export / "release")
+    result: dict[str, Any] = {
+        "folder": str(release.folder),
+        "files": release.sizes,
+        "sha256": release.sha256,
+        "withheld": release.withheld,
+        "published": None,
+    }
+    if repo is not None and not dry_run:
+        done = publishing.upload(
+            release,
+            repo,
+            tag=tag,
+            public=public,
+            pull_request=pull_request,
+            cache_dir=sources.hub_dir(sources.store_dir(store)),
+        )
+        result["published"] = {
+            "repo": done.repo,
+            "commit": done.commit,
+            "tag": done.tag,
+            "url": done.url,
+            "changed": done.changed,
+        }
+    if as_json:
+        _print_json(result)
+        return
+    table = Table("file", "bytes", "sha256")
+    for name, size in release.sizes.items():
+        table.add_row(escape(name), f"{size:,}", release.sha256.get(name, "")[:16])
+    _console().print(table)
+    if release.withheld:
+        click.echo(f"Attributes of {release.withheld} raters are withheld: fewer than 5 share theirs.")
+    published = result["published"]
+    if published is None:
+        where = f"; would go to {repo}" if repo else "; send it with --to ORG/NAME"
+        click.echo(f"Release in {release.folder}, nothing sent{where}.")
+    elif published["changed"]:
+        click.echo(f"Sent in one commit, downloaded again, compared: {published['url']}")
+        click.echo(f"Load it with: --annotations hub:{repo}@{tag or published['commit']}")
+    else:
+        click.echo(f"{repo} holds exactly this already: {published['url']}")
 
 
 def _show_image(label_sets: LabelSets, image_id: str, merged: Consolidated | None, *, as_json: bool) -> None:

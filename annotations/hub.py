@@ -174,14 +174,30 @@ def cached(cache_dir: Path) -> list[tuple[str, str, Path]]:
 # Checksums -------------------------------------------------------------------------------------------
 
 
-def _remote_files(api: HfApi, repo: str, commit: str) -> dict[str, RemoteFile]:
+def list_files(api: HfApi, repo: str, commit: str) -> dict[str, RemoteFile]:
+    """The files at the top of a dataset repository, by name."""
     from huggingface_hub.hf_api import RepoFile
 
     return {
         item.path: RemoteFile(item.size, item.lfs.sha256 if item.lfs is not None else None, item.blob_id)
         for item in api.list_repo_tree(repo, repo_type="dataset", revision=commit, recursive=False)
-        if isinstance(item, RepoFile) and item.path in (*REQUIRED, *OPTIONAL)
+        if isinstance(item, RepoFile)
     }
+
+
+def matches(content: bytes, remote: RemoteFile) -> bool:
+    """Whether this is the content whose size and checksum the Hub states."""
+    if len(content) != remote.size:
+        return False
+    if remote.sha256 is not None:
+        return hashlib.sha256(content).hexdigest() == remote.sha256
+    blob = b"blob %d\0" % len(content) + content
+    return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == remote.git_sha1
+
+
+def _remote_files(api: HfApi, repo: str, commit: str) -> dict[str, RemoteFile]:
+    files = list_files(api, repo, commit)
+    return {name: file for name, file in files.items() if name in (*REQUIRED, *OPTIONAL)}
 
 
 def _differs(folder: Path, remote: dict[str, RemoteFile]) -> str | None:
@@ -193,12 +209,7 @@ def _differs(folder: Path, remote: dict[str, RemoteFile]) -> str | None:
         content = path.read_bytes()
         if len(content) != expected.size:
             return f"{name} has {len(content)} bytes instead of {expected.size}"
-        if expected.sha256 is not None:
-            same = hashlib.sha256(content).hexdigest() == expected.sha256
-        else:
-            blob = b"blob %d\0" % len(content) + content
-            same = hashlib.sha1(blob, usedforsecurity=False).hexdigest() == expected.git_sha1
-        if not same:
+        if not matches(content, expected):
             return f"the checksum of {name} is not the one that the Hub states"
     return None
 
@@ -367,8 +378,13 @@ def plain_errors(repo: str, revision: str, endpoint: str) -> Iterator[None]:
         raise BeyondError(unreachable) from error
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "an error")
+        advice: dict[object, str] = {
+            401: "log in with: hf auth login",
+            403: "your token may not do this; make one that may write, then: hf auth login",
+            412: "somebody else changed it meanwhile; look at their change, then run this again",
+        }.get(status, "try again later")
         raise BeyondError(
-            f"the Hub at {endpoint} answered {status} for {repo}@{revision}; try again later"
+            f"the Hub at {endpoint} answered {status} for {repo}@{revision}; {advice}"
         ) from error
     except _network_errors() as error:
         raise BeyondError(unreachable) from error

@@ -14,6 +14,7 @@ from annotations.errors import BeyondError
 
 COMMANDS = {
     "annotations": ("annotations.cli:annotations", "List, download, import, merge and show label sets."),
+    "campaign": ("benchmark.cli.campaign:campaign", "Ask people: make, serve and look after a campaign."),
     "check": ("leaderboard.check:check", "Fail if a run is worse than a baseline."),
     "compare": ("benchmark.cli.compare:compare", "Compare two runs, image by image."),
     "criticize": ("benchmark.cli.criticize:criticize", "Find the biases a model has learned."),
@@ -22,6 +23,7 @@ COMMANDS = {
     "leaderboard": ("leaderboard.cli:leaderboard", "Check, rank and publish entries."),
     "models": ("benchmark.cli.models:models", "List the models that can be loaded here."),
     "probe": ("benchmark.cli.probe:probe", "Run one standard probe alone, or list them."),
+    "propose": ("benchmark.cli.propose:propose", "List pairs that people should judge next."),
     "rescore": ("benchmark.cli.score:rescore", "Score a run again from its records alone."),
     "score": ("benchmark.cli.score:score", "Score a classifier, or files of its predictions."),
     "show": ("benchmark.cli.show:show", "Show a run's scorecard, in the terminal or as a page."),

@@ -56,6 +56,7 @@ def demo(out: Path) -> None:
         f"         {local}      and with images beside their adversarials: for you alone\n"
         f"         {out / 'scorecard.json'}     every number, for machines\n"
         f"         {out / 'predictions'}/        the records they come from, and {out / 'robustness'}/\n"
-        "\nNext     beyond score MODEL --images FOLDER_OF_VALIDATION_IMAGES --annotations real\n"
+        "\nNext     beyond campaign demo     judge yourself what the model predicts, in a browser\n"
+        "         beyond score MODEL --images FOLDER_OF_VALIDATION_IMAGES --annotations real\n"
         "         beyond score --predictions FILE.npy --annotations real"
     )

@@ -1,0 +1,281 @@
+"""Databases of campaigns: engines, transactions, migrations and backup, for SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from annotations.errors import BeyondError
+
+try:
+    import alembic.command
+    import alembic.config
+    import alembic.migration
+    import alembic.script
+    import sqlalchemy as sa
+    from sqlalchemy.engine import URL, Connection, Engine, make_url
+    from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+except ImportError as error:
+    raise BeyondError(
+        f"campaigns need packages that are not here ({error.name}); "
+        "install them with: pip install 'beyond-accuracy[campaign]'"
+    ) from error
+
+T = TypeVar("T")
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+_RETRIES = 5
+_AT_ONCE = 64  # transactions that become durable together, at most
+_RETRY_STATES = {"40001", "40P01", "55P03"}  # PostgreSQL: serialisation, deadlock, lock not available
+
+
+def parse_url(text: str) -> URL:
+    """The database that `--db` names: a SQLAlchemy URL, or the path of a SQLite file.
+
+    Raises:
+        BeyondError: It is neither SQLite nor PostgreSQL.
+    """
+    if "://" not in text:
+        return URL.create("sqlite", database=str(Path(text).expanduser()))
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise BeyondError(
+            "--db is no database URL; for example campaign.db or postgresql://host/name"
+        ) from None
+    backend = url.get_backend_name()
+    if backend in ("postgresql", "postgres"):
+        return url.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise BeyondError(f"campaigns are kept in SQLite or PostgreSQL, not {backend}")
+    if url.database in (None, "", ":memory:"):
+        raise BeyondError(
+            "a campaign needs a database that outlives the process: name a file, e.g. campaign.db"
+        )
+    return url
+
+
+class Database:
+    """A campaign's database: short transactions, one writer at a time on SQLite, row locks on PostgreSQL."""
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+        self.is_sqlite = url.get_backend_name() == "sqlite"
+        self.engine = _sqlite_engine(url) if self.is_sqlite else _postgresql_engine(url)
+        self._reader = self.engine.execution_options(reading=True)
+        self._together = _Together(self.engine) if self.is_sqlite else None
+
+    @property
+    def name(self) -> str:
+        """What to call the database in messages; without a password."""
+        return str(self.url.database) if self.is_sqlite else self.url.render_as_string(hide_password=True)
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection for reading; on SQLite it waits for no writer."""
+        with self._reader.connect() as connection:
+            yield connection
+
+    def transact(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction that is durable when this returns.
+
+        `work` may run more than once, where a deadlock or another process is in the way.
+        """
+        if self._together is not None:
+            return self._together.run(work)
+        for attempt in range(_RETRIES):
+            try:
+                with self.engine.begin() as connection:
+                    return work(connection)
+            except DBAPIError as error:
+                if attempt == _RETRIES - 1 or not _passes(error):
+                    raise
+                time.sleep(0.01 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def locked(self, statement: sa.Select[Any], *, skip: bool = False, of: Any = None) -> sa.Select[Any]:
+        """The statement with row locks, where the database has them."""
+        return statement if self.is_sqlite else statement.with_for_update(skip_locked=skip, of=of)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    # Schema ------------------------------------------------------------------------------------------------
+
+    def revision(self) -> str | None:
+        """The revision of the schema that the database has, or None if it has none."""
+        with self.read() as connection:
+            return alembic.migration.MigrationContext.configure(connection).get_current_revision()
+
+    def migrate(self, target: str = "head") -> None:
+        """Bring the schema to a revision, all or nothing.
+
+        Raises:
+            BeyondError: The database was made by a newer version of this project.
+        """
+        config = alembic.config.Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        script = alembic.script.ScriptDirectory.from_config(config)
+        current = self.revision()
+        if current == script.get_current_head() and target == "head":
+            return
+        if current is not None and current not in {r.revision for r in script.walk_revisions()}:
+            raise BeyondError(
+                f"{self.name} was made by a newer version of beyond-accuracy (schema {current}); update it"
+            )
+
+        def upgrade(connection: Connection) -> None:
+            config.attributes["connection"] = connection
+            alembic.command.upgrade(config, target)
+
+        self.transact(upgrade)
+
+    # Backup ------------------------------------------------------------------------------------------------
+
+    def backup(self, target: Path, *, progress: Callable[[int, int], None] | None = None) -> None:
+        """Copy a SQLite database while it is in use, check the copy, and put it at `target` whole.
+
+        Args:
+            target: A new file.
+            progress: Called with pages done and pages in all.
+
+        Raises:
+            BeyondError: The target exists, the copy is damaged, or the database is PostgreSQL.
+        """
+        if not self.is_sqlite:
+            raise BeyondError(
+                "a PostgreSQL database is backed up, also while serving, with: "
+                "pg_dump --format=custom --file=campaign.dump DATABASE, and restored with pg_restore"
+            )
+        if target.exists():
+            raise BeyondError(f"{target} exists; name a new file for the backup")
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        report = progress or (lambda _done, _total: None)
+        try:
+            with (
+                contextlib.closing(sqlite3.connect(str(self.url.database), timeout=30)) as source,
+                contextlib.closing(sqlite3.connect(temporary)) as copy,
+            ):
+                # In one step: one snapshot; writers go on meanwhile, since the log is a WAL.
+                source.backup(copy, pages=-1, progress=lambda _s, left, total: report(total - left, total))
+                copy.execute("PRAGMA journal_mode=DELETE")
+                verdict = copy.execute("PRAGMA integrity_check").fetchone()[0]
+                if verdict != "ok":
+                    raise BeyondError(f"the copy of {self.name} is damaged ({verdict}); is the disk sound?")
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+class _Together:
+    """Writers of this process, one at a time, whose transactions become durable together.
+
+    SQLite has one writer, and a durable commit waits for the disk. Who finds the writer busy leaves its work
+    in a queue; whoever writes next does all that is queued, each in a savepoint, and commits once. Nobody is
+    told that it is done before that commit. Waiting here is fair; SQLite's own busy handler sleeps.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._writing = threading.Lock()
+        self._queue: deque[_Job] = deque()
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction, alone or with others'; returns what it returns, once durable."""
+        job = _Job(work)
+        self._queue.append(job)
+        with self._writing:
+            while not job.done:
+                self._write()
+        if job.error is not None:
+            raise job.error
+        result: T = job.result
+        return result
+
+    def _write(self) -> None:
+        jobs = [self._queue.popleft() for _ in range(min(len(self._queue), _AT_ONCE))]
+        for attempt in range(_RETRIES):
+            try:
+                with self._engine.begin() as connection:
+                    for job in jobs:
+                        job.run(connection, alone=len(jobs) == 1)
+                break
+            except BaseException as error:  # noqa: BLE001 - it is raised where the work came from
+                if attempt < _RETRIES - 1 and isinstance(error, DBAPIError) and _passes(error):
+                    time.sleep(0.01 * 2**attempt)
+                    continue
+                # Nothing of this became durable, so nobody may be told that it did.
+                for job in jobs:
+                    job.error = error
+                break
+        for job in jobs:
+            job.done = True
+
+
+class _Job:
+    """Work that waits for the writer."""
+
+    def __init__(self, work: Callable[[Connection], Any]) -> None:
+        self.work = work
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.done = False
+
+    def run(self, connection: Connection, *, alone: bool) -> None:
+        """Do it, and undo it alone if it fails; without a savepoint where it is alone in any case."""
+        self.error = None
+        if alone:
+            self.result = self.work(connection)
+            return
+        connection.exec_driver_sql("SAVEPOINT job")
+        try:
+            self.result = self.work(connection)
+        except Exception as error:  # noqa: BLE001 - it is raised where the work came from
+            connection.exec_driver_sql("ROLLBACK TO job")
+            self.error = error
+        connection.exec_driver_sql("RELEASE job")
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    options = {"timeout": 30, "check_same_thread": False}
+    engine = sa.create_engine(url, connect_args=options, pool_size=16, max_overflow=48)
+
+    @sa.event.listens_for(engine, "connect")
+    def connect(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None  # transactions begin where we say, below
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        reading = connection.get_execution_options().get("reading", False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgresql_engine(url: URL) -> Engine:
+    try:
+        return sa.create_engine(url, pool_size=16, max_overflow=48, pool_pre_ping=True)
+    except ImportError as error:
+        raise BeyondError(
+            f"PostgreSQL needs the package {error.name}; pip install 'beyond-accuracy[campaign]'"
+        ) from error
+
+
+def _passes(error: DBAPIError) -> bool:
+    """Whether a failure is of the kind that passes: trying again may help."""
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return "locked" in str(error.orig) or "busy" in str(error.orig)
+    state = getattr(error.orig, "sqlstate", None)
+    return state in _RETRY_STATES or (isinstance(error, OperationalError) and error.connection_invalidated)

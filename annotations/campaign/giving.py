@@ -1,0 +1,233 @@
+"""Giving questions: which ones a rater gets next, and how they are held."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from annotations.campaign import assignment
+from annotations.campaign.database import Database
+from annotations.campaign.rows import A, Q, R, lock_questions, save_questions, step_done
+from annotations.campaign.rules import Rules
+
+_BLOCK = 64  # raters go through the pairs in blocks of this size by priority, each in an order of their own
+
+_HELD = (
+    A.c.id,
+    A.c.token,
+    A.c.position,
+    A.c.purpose,
+    A.c.expires_at,
+    Q.c.class_index,
+    Q.c.arm,
+    Q.c.image_ref,
+)
+
+
+_RATER, _NOW = sa.bindparam("rater"), sa.bindparam("now")
+_HOLDS = (
+    sa.select(*_HELD)
+    .join(Q, Q.c.id == A.c.question_ref)
+    .where(A.c.rater_ref == _RATER, A.c.state == "leased", A.c.expires_at > _NOW)
+    .order_by(A.c.position)
+)
+_RENEW = (
+    sa.update(A)
+    .where(A.c.rater_ref == _RATER, A.c.state == "leased", A.c.expires_at > _NOW)
+    .values(expires_at=sa.bindparam("until"))
+)
+_NOT_GIVEN = ~sa.exists().where(A.c.rater_ref == _RATER, A.c.question_ref == Q.c.id, A.c.state != "expired")
+_COLUMNS = (Q.c.id, Q.c.image_ref, Q.c.expected, Q.c.rank)
+_ARM = sa.bindparam("arm")
+_OPEN = [Q.c.role == "work", Q.c.arm == _ARM]
+_PAIRS = (
+    sa.select(*_COLUMNS)
+    .where(*_OPEN, Q.c.is_open, _NOT_GIVEN)
+    .order_by(Q.c.rank)
+    .limit(sa.bindparam("limit"))
+)
+_GOLD = sa.select(*_COLUMNS).where(Q.c.role == "gold", sa.or_(Q.c.arm == "", Q.c.arm == _ARM), _NOT_GIVEN)
+_PRACTICE = (
+    sa.select(*_COLUMNS)
+    .where(Q.c.role == "practice", _NOT_GIVEN)
+    .order_by(Q.c.id)
+    .limit(sa.bindparam("limit"))
+)
+_ANY_LEFT = sa.select(Q.c.id).where(*_OPEN, sa.or_(Q.c.is_open, Q.c.leased > 0), _NOT_GIVEN).limit(1)
+_IDS = sa.bindparam("ids", expanding=True)
+_LOCK_OPEN = (
+    sa.select(Q.c.id).where(Q.c.id.in_(_IDS), Q.c.is_open).order_by(Q.c.id).with_for_update(skip_locked=True)
+)
+_BEFORE = sa.select(A.c.id, A.c.question_ref).where(A.c.rater_ref == _RATER, A.c.question_ref.in_(_IDS))
+_INSERT = sa.insert(A)
+_AGAIN = ("purpose", "attempt", "position", "state", "leased_at", "expires_at")
+_HOLD_AGAIN = (
+    sa.update(A)
+    .where(A.c.id == sa.bindparam("key"))
+    .values({name: sa.bindparam(f"b_{name}") for name in _AGAIN})
+)
+_SET_POSITION = sa.update(R).where(R.c.id == sa.bindparam("key")).values(position=sa.bindparam("place"))
+
+
+class Giver:
+    """Chooses questions for raters and holds them, inside the store's transactions."""
+
+    def __init__(self, database: Database, rules: Rules, key: bytes) -> None:
+        self.database, self.rules, self.config, self._key = database, rules, rules.config, key
+
+    def held(self, connection: Connection, rater_id: int, now: float) -> Sequence[Any]:
+        """What a rater holds, in order."""
+        return connection.execute(_HOLDS, {"rater": rater_id, "now": now}).all()
+
+    def fill(self, connection: Connection, rater: SimpleNamespace, want: int, now: float) -> Sequence[Any]:
+        """Hold what the rater holds for longer, and give more, up to `want`; returns all of it, in order."""
+        until = now + self.config.lease_seconds
+        connection.execute(_RENEW, {"rater": rater.id, "now": now, "until": until})
+        held = self.held(connection, rater.id, now)
+        need = want - len(held)
+        if need > 0:
+            need = min(need, self.left(connection, rater) - len(held))
+        if need <= 0:
+            return held
+        given = self.choose(connection, rater, need, {row.image_ref for row in held})
+        if not given:
+            return held
+        self.hold(connection, rater, given, now)
+        return self.held(connection, rater.id, now)
+
+    def may_come(self, connection: Connection, rater: SimpleNamespace) -> bool:
+        """Whether there is, or may be, a pair for the rater: one that is open, or held by somebody else."""
+        if rater.frozen_at is not None or (rater.quota is not None and rater.answered >= rater.quota):
+            return False
+        values = {"rater": rater.id, "arm": rater.arm}
+        return connection.execute(_ANY_LEFT, values).first() is not None
+
+    def left(self, connection: Connection, rater: SimpleNamespace) -> int:
+        """How many answers the rater may still give in this stage."""
+        if rater.stage == "work":
+            return self.config.prefetch if rater.quota is None else rater.quota - rater.answered
+        return self.rules.step_of(rater.stage) - step_done(connection, rater)
+
+    def choose(
+        self, connection: Connection, rater: SimpleNamespace, need: int, images: set[int]
+    ) -> list[int]:
+        """Numbers of new questions for a rater, in order; those of pairs to judge are locked."""
+        if rater.stage == "practice":
+            mine = connection.execute(_PRACTICE, {"rater": rater.id, "limit": need})
+            return [row.id for row in mine]
+        gold = list(connection.execute(_GOLD, {"rater": rater.id, "arm": rater.arm}))
+        gold.sort(key=lambda row: assignment.order(self._key, rater.id, row.id))
+        if rater.stage == "qualification":
+            return [row.id for row in _balanced(gold, need, rater.position)]
+        rate = self.config.gold_rate
+        places = [rater.position + 1 + i for i in range(need)]
+        is_gold = [assignment.is_gold_place(self._key, rater.id, place, rate) for place in places]
+        golds = [row.id for row in gold[: sum(is_gold)]]
+        # Gold alone, where there is nothing left to judge, would be known for gold.
+        pairs = self._choose_pairs(connection, rater, max(need - len(golds), 1), images)
+        if not pairs:
+            return []
+        chosen: list[int] = []
+        for wants_gold in is_gold:
+            if wants_gold and golds:
+                chosen.append(golds.pop())
+            elif pairs:
+                chosen.append(pairs.pop(0))
+            else:
+                break
+        return chosen
+
+    def _choose_pairs(
+        self, connection: Connection, rater: SimpleNamespace, need: int, images: set[int]
+    ) -> list[int]:
+        """Open pairs of high priority, in the rater's own order, no image twice while it can be helped."""
+        values = {"rater": rater.id, "arm": rater.arm, "limit": 2 * _BLOCK + need}
+        rows = list(connection.execute(_PAIRS, values))
+        rows.sort(key=lambda row: (row.rank // _BLOCK, assignment.order(self._key, rater.id, row.id)))
+        seen = set(images)
+        first: list[int] = []
+        later: list[int] = []
+        for row in rows:
+            (later if row.image_ref in seen else first).append(row.id)
+            seen.add(row.image_ref)
+        wanted = [*first, *later]
+        chosen: list[int] = []
+        while wanted and len(chosen) < need:
+            some, wanted = wanted[: need - len(chosen)], wanted[need - len(chosen) :]
+            if not self.database.is_sqlite:
+                got = set(connection.execute(_LOCK_OPEN, {"ids": some}).scalars())
+                some = [question for question in some if question in got]
+            chosen += some
+        return chosen
+
+    def hold(
+        self, connection: Connection, rater: SimpleNamespace, question_ids: list[int], now: float
+    ) -> None:
+        """Give questions to a rater, from the rater's next place on."""
+        # Pairs are locked already; gold is not waited for, since that could become a circle.
+        counts = lock_questions(self.database, connection, question_ids, skip=True)
+        before = {
+            row.question_ref: row.id
+            for row in connection.execute(_BEFORE, {"rater": rater.id, "ids": question_ids})
+        }
+        new, again = [], []
+        for place, question_id in enumerate(question_ids, start=rater.position + 1):
+            if question_id in counts:
+                counts[question_id].hold(1)
+            values = {
+                "purpose": rater.stage,
+                "attempt": rater.attempt,
+                "position": place,
+                "state": "leased",
+                "leased_at": now,
+                "expires_at": now + self.config.lease_seconds,
+            }
+            if question_id in before:
+                again.append({"key": before[question_id], **{f"b_{name}": values[name] for name in _AGAIN}})
+                continue
+            token = assignment.token(self._key, rater.id, question_id)
+            new.append({"token": token, "question_ref": question_id, "rater_ref": rater.id, **values})
+        if new:
+            connection.execute(_INSERT, new)
+        if again:
+            connection.execute(_HOLD_AGAIN, again)
+        save_questions(connection, self.config, [one for one in counts.values() if one.role == "work"])
+        rater.position += len(question_ids)
+        connection.execute(_SET_POSITION, {"key": rater.id, "place": rater.position})
+
+    def reap(self, now: float) -> None:
+        """Take back questions that were held too long."""
+
+        def work(connection: Connection) -> None:
+            late = [A.c.state == "leased", A.c.expires_at <= now]
+            found = connection.execute(sa.select(A.c.question_ref).where(*late).limit(1000)).scalars().all()
+            if not found:
+                return
+            counts = lock_questions(self.database, connection, found, skip=True)
+            ids = sa.select(A.c.id, A.c.question_ref).where(*late, A.c.question_ref.in_(counts))
+            rows = connection.execute(self.database.locked(ids)).all()
+            if not rows:
+                return
+            connection.execute(
+                sa.update(A).where(A.c.id.in_([row.id for row in rows])).values(state="expired")
+            )
+            for row in rows:
+                counts[row.question_ref].hold(-1)
+            save_questions(connection, self.config, [counts[row.question_ref] for row in rows])
+
+        self.database.transact(work)
+
+
+def _balanced(rows: Sequence[Any], need: int, position: int) -> list[Any]:
+    """Alternate known answers yes and no, as long as there are both."""
+    groups = {expected: [row for row in rows if row.expected == expected] for expected in ("yes", "no")}
+    chosen: list[Any] = []
+    while len(chosen) < need and (groups["yes"] or groups["no"]):
+        first = ("yes", "no")[(position + len(chosen)) % 2]
+        other = "no" if first == "yes" else "yes"
+        chosen.append((groups[first] or groups[other]).pop(0))
+    return chosen

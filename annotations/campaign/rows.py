@@ -1,0 +1,183 @@
+"""Rows as transactions use them: tables, counters of locked questions, and what several parts ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from annotations.campaign import assignment
+from annotations.campaign.config import CampaignConfig
+from annotations.campaign.database import Database
+from annotations.campaign.models import Assignment, Campaign, Event, Question, Rater, table
+from annotations.errors import BeyondError
+
+CHUNK = 5_000
+"""Rows that go into one statement, at most."""
+
+A, Q, R, E = table(Assignment), table(Question), table(Rater), table(Event)
+
+COUNTS = (
+    Q.c.id,
+    Q.c.role,
+    Q.c.expected,
+    Q.c.explanation,
+    Q.c.wanted,
+    Q.c.counted,
+    Q.c.leased,
+    Q.c.yes,
+    Q.c.no,
+    Q.c.maybe,
+    Q.c.verdict,
+)
+
+
+class Counts:
+    """A question's counters while a transaction changes them; the question's row is locked."""
+
+    def __init__(self, row: Any) -> None:
+        self.id: int = row.id
+        self.role: str = row.role
+        self.expected: str | None = row.expected
+        self.explanation: str = row.explanation
+        self.wanted: int = row.wanted
+        self.counted: int = row.counted
+        self.leased: int = row.leased
+        self.answers = {"yes": row.yes, "no": row.no, "maybe": row.maybe}
+        self.verdict: str | None = row.verdict
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more answer or lease keeps within the redundancy; gold always has room."""
+        return self.role != "work" or self.counted + self.leased < self.wanted
+
+    def hold(self, number: int) -> None:
+        """Note that so many more raters hold the question; of gold nobody counts them."""
+        if self.role == "work":
+            self.leased += number
+
+    def add(self, answer: str, number: int) -> None:
+        """Count `number` more of an answer."""
+        self.counted += number
+        self.answers[answer] += number
+
+    def is_open(self, config: CampaignConfig) -> bool:
+        """Whether the question may be given to one more rater."""
+        if self.role != "work":
+            return True
+        if not self.has_room or self.verdict is not None:
+            return False
+        if not config.stop_early:
+            return True
+        return (
+            assignment.certain(
+                **self.answers, votes=self.wanted, accept_at=min(config.accept_at, self.wanted)
+            )
+            is None
+        )
+
+    def row(self, config: CampaignConfig) -> dict[str, Any]:
+        """Parameters of `_SAVE_COUNTS`."""
+        return {
+            "key": self.id,
+            "counted": self.counted,
+            "leased": self.leased,
+            **self.answers,
+            "is_open": self.is_open(config),
+        }
+
+
+_SAVE_COUNTS = (
+    sa.update(Q)
+    .where(Q.c.id == sa.bindparam("key"))
+    .values({name: sa.bindparam(name) for name in ("counted", "leased", "yes", "no", "maybe", "is_open")})
+)
+
+
+_LOCK = sa.select(*COUNTS).where(Q.c.id.in_(sa.bindparam("ids", expanding=True))).order_by(Q.c.id)
+_LOCK_WAITING = _LOCK.with_for_update()
+_LOCK_SKIPPING = _LOCK.with_for_update(skip_locked=True)
+
+
+def lock_questions(
+    database: Database, connection: Connection, ids: Iterable[int], *, skip: bool = False
+) -> dict[int, Counts]:
+    """Lock questions, in the order of their numbers, and read their counters.
+
+    Args:
+        database: Which decides how to lock.
+        connection: In a transaction.
+        ids: Numbers of questions.
+        skip: Leave out those that somebody else has locked, instead of waiting.
+    """
+    statement = _LOCK if database.is_sqlite else _LOCK_SKIPPING if skip else _LOCK_WAITING
+    wanted, found = sorted(set(ids)), {}
+    for start in range(0, len(wanted), CHUNK):
+        for row in connection.execute(statement, {"ids": wanted[start : start + CHUNK]}):
+            found[row.id] = Counts(row)
+    return found
+
+
+def save_questions(connection: Connection, config: CampaignConfig, counts: Iterable[Counts]) -> None:
+    """Write counters back."""
+    rows = [question.row(config) for question in counts]
+    if rows:
+        connection.execute(_SAVE_COUNTS, rows)
+
+
+_FROZEN = sa.select(Campaign.frozen_at)
+_RATER = sa.select(R, _FROZEN.scalar_subquery().label("frozen_at")).where(R.c.id == sa.bindparam("rater"))
+_LOCK_RATER = _RATER.with_for_update(of=R)
+_STEP_DONE = sa.select(sa.func.count()).where(
+    A.c.rater_ref == sa.bindparam("rater"),
+    A.c.purpose == sa.bindparam("stage"),
+    A.c.attempt == sa.bindparam("attempt"),
+    A.c.state == "answered",
+)
+
+
+def read_rater(connection: Connection, rater_id: int, statement: sa.Select[Any] = _RATER) -> SimpleNamespace:
+    """A rater's row, which the caller may change with the database, and `frozen_at` of the campaign.
+
+    Raises:
+        BeyondError: There is no such rater.
+    """
+    row = connection.execute(statement, {"rater": rater_id}).first()
+    if row is None:
+        raise BeyondError(f"there is no rater {rater_id} in this campaign")
+    return SimpleNamespace(**row._mapping)
+
+
+def lock_rater(database: Database, connection: Connection, rater_id: int) -> SimpleNamespace:
+    """The same, locked, so that two tabs of a rater come one after the other."""
+    return read_rater(connection, rater_id, _RATER if database.is_sqlite else _LOCK_RATER)
+
+
+def is_frozen(connection: Connection) -> bool:
+    """Whether the campaign is frozen for publication."""
+    return connection.execute(_FROZEN).scalar_one() is not None
+
+
+def step_done(connection: Connection, rater: SimpleNamespace) -> int:
+    """How many questions of this practice or qualification round the rater has answered."""
+    values = {"rater": rater.id, "stage": rater.stage, "attempt": rater.attempt}
+    return connection.execute(_STEP_DONE, values).scalar_one()
+
+
+def qualification_round(connection: Connection, rater_id: int, attempt: int) -> tuple[float, int]:
+    """How many of a qualification round are right (a maybe is half), and how many were answered."""
+    statement = (
+        sa.select(A.c.answer, Q.c.expected)
+        .join(Q, Q.c.id == A.c.question_ref)
+        .where(
+            A.c.rater_ref == rater_id,
+            A.c.purpose == "qualification",
+            A.c.attempt == attempt,
+            A.c.state == "answered",
+        )
+    )
+    rows = connection.execute(statement).all()
+    return sum(assignment.rightness(row.answer, row.expected) for row in rows), len(rows)

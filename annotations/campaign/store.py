@@ -1,0 +1,820 @@
+"""`Store`: everything that is done with a campaign; the only door to its database.
+
+Making and opening: `create`, `open`, `close`, `config`, `backup`, `freeze`, `check`.
+People: `invite`, `invitation_role`, `accept`, `person`, `end_session`, `consent`, `read_instructions`,
+`withdraw`, `pause`, `reinstate`, `resume`.
+Work: `questions`, `submit`, `progress`, `picture`.
+Managing: `status`, `flagged`, `adjudicate`, `question_picture`, `votes`, `paths`, `import_votes`, `audit`,
+`audit_log`.
+
+Every method is one short transaction (pausing is another), durable when it returns, and may be called from
+any thread. On PostgreSQL locks are taken in one order, rater, then questions by number, then assignments, so
+that nobody waits in a circle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+# First, since it says what to install where SQLAlchemy is not here.
+from annotations.campaign.database import Database, parse_url  # isort: skip
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from annotations.campaign import assignment, status
+from annotations.campaign.config import CampaignConfig
+from annotations.campaign.giving import Giver
+from annotations.campaign.models import (
+    Audit,
+    Campaign,
+    Image,
+    InvitationRow,
+    SessionRow,
+    table,
+)
+from annotations.campaign.outbox import Outbox
+from annotations.campaign.plan import plan
+from annotations.campaign.rows import (
+    CHUNK,
+    A,
+    E,
+    Q,
+    R,
+    is_frozen,
+    lock_questions,
+    lock_rater,
+    qualification_round,
+    read_rater,
+    save_questions,
+    step_done,
+)
+from annotations.campaign.rules import ASKING, Rules
+from annotations.campaign.types import (
+    Batch,
+    FlaggedPair,
+    ImportedVote,
+    Invitation,
+    Item,
+    NewGold,
+    NewImage,
+    NewPair,
+    NewSession,
+    Outcome,
+    Person,
+    Picture,
+    Progress,
+    Prolific,
+    Role,
+    Stage,
+    Status,
+    VerdictName,
+    Votes,
+)
+from annotations.campaign.types import Question as HeldQuestion
+from annotations.errors import BeyondError
+
+SESSION_SECONDS = 14 * 86_400
+_IMPORTED_TOGETHER = 500
+
+_SESSIONS = table(SessionRow)
+_PERSON = (
+    sa.select(R.c.id, R.c.pseudonym, R.c.role, R.c.stage, R.c.arm, _SESSIONS.c.id.label("session_id"))
+    .join(_SESSIONS, _SESSIONS.c.rater_ref == R.c.id)
+    .where(
+        _SESSIONS.c.token_hash == sa.bindparam("hash"),
+        _SESSIONS.c.expires_at > sa.bindparam("now"),
+        _SESSIONS.c.revoked_at.is_(None),
+    )
+)
+_PICTURE = (
+    sa.select(Image.image_id, Image.path)
+    .join(Q, Q.c.image_ref == Image.id)
+    .join(A, A.c.question_ref == Q.c.id)
+    .where(A.c.token == sa.bindparam("token"), A.c.rater_ref == sa.bindparam("rater"))
+)
+_UNDOABLE = (
+    sa.select(A.c.token)
+    .where(A.c.rater_ref == sa.bindparam("rater"), A.c.sequence.is_not(None), A.c.purpose == "work")
+    .order_by(A.c.sequence.desc())
+    .limit(sa.bindparam("limit"))
+)
+
+
+def token_hash(token: str) -> str:
+    """What is stored of a secret token of 128 bits or more: its SHA-256."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+class _TakenBackError(Exception):
+    """Ends a transaction that is not meant to stay."""
+
+
+class Store:
+    """A campaign in its database. Make one with `create` or `open`."""
+
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+        self.database = database
+        self.clock = clock
+        with database.read() as connection:
+            row = connection.execute(sa.select(table(Campaign))).first()
+        if row is None:
+            raise BeyondError(f"{database.name} holds no campaign; make one with: beyond campaign create")
+        self.config = CampaignConfig.model_validate_json(row.config)
+        self.created_at: float = row.created_at
+        self.images_spec: str = row.images
+        self._key: bytes = row.key
+        self._salt: bytes = row.salt
+        self._reaped_at = -math.inf
+        self.rules = Rules(self.config, *self._pool_sizes())
+        self.giver = Giver(database, self.rules, self._key)
+
+    # Making and opening ------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        url: str,
+        config: CampaignConfig,
+        *,
+        images: Sequence[NewImage],
+        pairs: Iterable[NewPair],
+        gold: Iterable[NewGold] = (),
+        images_spec: str = "",
+        clock: Callable[[], float] = time.time,
+        advance: Callable[[int], None] | None = None,
+    ) -> Store:
+        """Make a campaign in a new or empty database.
+
+        A pair that is also gold is asked as gold alone.
+
+        Args:
+            url: As `--db`: a path or a SQLAlchemy URL.
+            config: Its settings.
+            images: Its images; those that no question is about are left out.
+            pairs: What is to be judged.
+            gold: Questions with known answers, for practice, qualification and the work.
+            images_spec: Where the images are on this machine, for whoever serves the campaign.
+            clock: Seconds since 1970.
+            advance: Told how many more rows are written.
+
+        Raises:
+            BeyondError: The database holds a campaign already, or the pairs do not fit the images.
+        """
+        database = Database(parse_url(url))
+        if database.is_sqlite:
+            _prepare_file(Path(str(database.url.database)))
+        try:
+            database.migrate()
+            key, salt = secrets.token_bytes(32), secrets.token_bytes(32)
+            image_rows, question_rows = plan(config, images, pairs, gold, key)
+
+            def fill(connection: Connection) -> None:
+                if connection.execute(sa.select(Campaign.id)).first() is not None:
+                    raise BeyondError(f"{database.name} holds a campaign already; name another database")
+                connection.execute(
+                    sa.insert(table(Campaign)).values(
+                        id=1,
+                        name=config.name,
+                        created_at=clock(),
+                        config=config.model_dump_json(),
+                        salt=salt,
+                        key=key,
+                        images=images_spec,
+                    )
+                )
+                for target, rows in ((table(Image), image_rows), (Q, question_rows)):
+                    for start in range(0, len(rows), CHUNK):
+                        connection.execute(sa.insert(target), rows[start : start + CHUNK])
+                        if advance is not None:
+                            advance(len(rows[start : start + CHUNK]))
+                if not database.is_sqlite:  # ids were given, so the sequences must catch up
+                    for name in ("images", "questions"):
+                        connection.exec_driver_sql(
+                            f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), max(id)) FROM {name}"
+                        )
+
+            database.transact(fill)
+            return cls(database, clock=clock)
+        except BaseException:
+            database.close()
+            raise
+
+    @classmethod
+    def open(cls, url: str, *, clock: Callable[[], float] = time.time) -> Store:
+        """Open a campaign; a schema of an older version is brought forward first.
+
+        Raises:
+            BeyondError: There is no such database, or it holds no campaign.
+        """
+        database = Database(parse_url(url))
+        if database.is_sqlite and not Path(str(database.url.database)).is_file():
+            raise BeyondError(f"no campaign at {database.name}; make one with: beyond campaign create")
+        try:
+            if database.revision() is None:
+                raise BeyondError(f"{database.name} holds no campaign; make one with: beyond campaign create")
+            database.migrate()
+            return cls(database, clock=clock)
+        except BaseException:
+            database.close()
+            raise
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.database.close()
+
+    def backup(self, target: Path, *, progress: Callable[[int, int], None] | None = None) -> None:
+        """Copy the database while it is in use (see `Database.backup`)."""
+        self.database.backup(target, progress=progress)
+
+    def freeze(self) -> None:
+        """End the campaign for publication: no answer, undo or withdrawal comes after this."""
+        statement = sa.update(table(Campaign)).where(Campaign.frozen_at.is_(None))
+        self.database.transact(
+            lambda connection: connection.execute(statement.values(frozen_at=self.clock()))
+        )
+        self.audit("manager", "freeze")
+
+    def is_frozen(self) -> bool:
+        """Whether the campaign is frozen."""
+        with self.database.read() as connection:
+            return is_frozen(connection)
+
+    def check(self) -> list[str]:
+        """What is wrong between the events and what is derived from them: empty if all is right."""
+        with self.database.read() as connection:
+            return status.inconsistencies(connection, self.config)
+
+    # People ------------------------------------------------------------------------------------------------
+
+    def invite(
+        self,
+        role: Role = "rater",
+        *,
+        count: int = 1,
+        uses: int = 1,
+        label: str = "",
+        days: float = 30,
+        rater_id: int | None = None,
+    ) -> list[Invitation]:
+        """Make invitations; their tokens exist in what this returns and nowhere else.
+
+        Args:
+            role: What whoever comes with it is.
+            count: How many.
+            uses: How many people may come with each; more than one for a link that is posted, as on Prolific.
+            label: A note for managers, such as a name; never published.
+            days: How long they can be used.
+            rater_id: To come back as this rater, from another browser.
+        """
+        now = self.clock()
+        made = [
+            Invitation(secrets.token_urlsafe(16), role, now + days * 86_400, uses, label)
+            for _ in range(count)
+        ]
+        rows = [
+            {
+                "token_hash": token_hash(one.token),
+                "role": role,
+                "label": label[:200],
+                "rater_ref": rater_id,
+                "uses_left": uses,
+                "created_at": now,
+                "expires_at": one.expires_at,
+            }
+            for one in made
+        ]
+        self.database.transact(lambda connection: connection.execute(sa.insert(table(InvitationRow)), rows))
+        return made
+
+    def invitation_role(self, token: str) -> Role | None:
+        """The role an invitation gives, or None if it cannot be used (any more)."""
+        invitations = table(InvitationRow)
+        with self.database.read() as connection:
+            row = connection.execute(_usable(token, self.clock(), invitations.c.role)).first()
+        return row.role if row else None
+
+    def accept(self, token: str, *, prolific: Prolific | None = None) -> NewSession | None:
+        """Use an invitation up and open a session.
+
+        Returns:
+            The session, or None if the invitation cannot be used, or the Prolific participant came before.
+        """
+        invitations, now, secret = table(InvitationRow), self.clock(), secrets.token_urlsafe(32)
+        expires_at = now + SESSION_SECONDS
+
+        def work(connection: Connection) -> NewSession | None:
+            statement = _usable(
+                token, now, invitations.c.id, invitations.c.role, invitations.c.label, invitations.c.rater_ref
+            )
+            row = connection.execute(self.database.locked(statement)).first()
+            if row is None:
+                return None
+            if prolific is not None:
+                came = connection.execute(sa.select(R.c.id).where(R.c.prolific_pid == prolific.pid)).first()
+                if came is not None:
+                    return None
+            connection.execute(
+                sa.update(invitations)
+                .where(invitations.c.id == row.id)
+                .values(uses_left=invitations.c.uses_left - 1)
+            )
+            rater_id = row.rater_ref or self._new_rater(connection, row.role, row.label, prolific, now)
+            connection.execute(
+                sa.insert(table(SessionRow)).values(
+                    token_hash=token_hash(secret), rater_ref=rater_id, created_at=now, expires_at=expires_at
+                )
+            )
+            return NewSession(secret, rater_id, row.role, expires_at)
+
+        return self.database.transact(work)
+
+    def _new_rater(
+        self, connection: Connection, role: Role, label: str, prolific: Prolific | None, now: float
+    ) -> int:
+        values: dict[str, Any] = {"role": role, "label": label, "created_at": now, "quota": self.config.quota}
+        values |= {"stage": "consent" if role == "rater" else "done"}
+        if prolific is not None:
+            values |= {
+                "prolific_pid": prolific.pid,
+                "prolific_study": prolific.study_id,
+                "prolific_session": prolific.session_id,
+            }
+        key = connection.execute(sa.insert(R).values(values)).inserted_primary_key
+        assert key is not None
+        rater_id = int(key[0])
+        arms = self.config.arms
+        arm = arms[int(assignment.uniform(self._key, rater_id, 0) * len(arms))] if arms else ""
+        connection.execute(
+            sa.update(R)
+            .where(R.c.id == rater_id)
+            .values(pseudonym=assignment.pseudonym(self._salt, rater_id), arm=arm)
+        )
+        return rater_id
+
+    def person(self, session_token: str) -> Person | None:
+        """Who a session belongs to, or None if it is unknown, over or ended."""
+        values = {"hash": token_hash(session_token), "now": self.clock()}
+        with self.database.read() as connection:
+            row = connection.execute(_PERSON, values).first()
+        return Person(row.id, row.pseudonym, row.role, row.stage, row.arm, row.session_id) if row else None
+
+    def end_session(self, session_token: str) -> None:
+        """End a session."""
+        sessions = table(SessionRow)
+        statement = sa.update(sessions).where(sessions.c.token_hash == token_hash(session_token))
+        self.database.transact(
+            lambda connection: connection.execute(statement.values(revoked_at=self.clock()))
+        )
+
+    def consent(self, rater_id: int, version: str) -> Stage:
+        """Note that a rater agreed to the consent text of this version.
+
+        Raises:
+            BeyondError: The text has another version by now.
+        """
+        if version != self.config.consent_version:
+            raise BeyondError("the consent text has changed; read it again")
+        values = {"consent_version": version, "consented_at": self.clock(), "stage": "instructions"}
+        return self._move(rater_id, "consent", values)
+
+    def read_instructions(self, rater_id: int) -> Stage:
+        """Note that a rater has read the instructions and goes on to practice, or what comes first."""
+        return self._move(rater_id, "instructions", {"stage": self.rules.stage_after("instructions")})
+
+    def _move(self, rater_id: int, stage: Stage, values: dict[str, Any]) -> Stage:
+        def work(connection: Connection) -> Stage:
+            statement = sa.update(R).where(R.c.id == rater_id, R.c.stage == stage).values(values)
+            if connection.execute(statement).rowcount:
+                self._log(connection, values["stage"], rater_id, detail=values.get("consent_version", ""))
+            reached: Stage = connection.execute(sa.select(R.c.stage).where(R.c.id == rater_id)).scalar_one()
+            return reached
+
+        return self.database.transact(work)
+
+    def withdraw(self, rater_id: int) -> None:
+        """Take back all that a rater answered: nothing of it counts or is exported any more.
+
+        Raises:
+            BeyondError: The campaign is frozen.
+        """
+        if self.is_frozen():
+            raise BeyondError("the campaign is frozen for publication; answers can no longer be withdrawn")
+        forget = {"label": "", "prolific_pid": None, "prolific_study": None, "prolific_session": None}
+        self._set_aside(rater_id, "withdrawn", "withdrawn", reason="", actor=None, also=forget)
+
+    def pause(self, rater_id: int, reason: str, *, actor: int | None = None) -> None:
+        """Stop a rater; their answers are kept, flagged, and replaced by other raters' answers."""
+        self._set_aside(rater_id, "paused", "paused", reason=reason, actor=actor)
+
+    def _set_aside(
+        self,
+        rater_id: int,
+        stage: Stage,
+        flag: str,
+        *,
+        reason: str,
+        actor: int | None,
+        also: Mapping[str, Any] | None = None,
+    ) -> None:
+        def work(connection: Connection) -> None:
+            rater = lock_rater(self.database, connection, rater_id)
+            if rater.stage in (stage, "withdrawn"):
+                return
+            values = {"stage": stage, "pause_reason": reason, **(also or {})}
+            connection.execute(sa.update(R).where(R.c.id == rater_id).values(values))
+            mine = [A.c.rater_ref == rater_id, sa.or_(A.c.counted, A.c.state == "leased")]
+            found = connection.execute(sa.select(A.c.question_ref).where(*mine)).scalars().all()
+            counts = lock_questions(self.database, connection, found)
+            rows = connection.execute(
+                sa.select(A.c.id, A.c.question_ref, A.c.state, A.c.answer).where(*mine)
+            ).all()
+            for row in rows:
+                question = counts[row.question_ref]
+                if row.state == "leased":
+                    question.hold(-1)
+                else:
+                    question.add(row.answer, -1)
+            save_questions(connection, self.config, counts.values())
+            connection.execute(
+                sa.update(A).where(A.c.rater_ref == rater_id, A.c.state == "leased").values(state="expired")
+            )
+            connection.execute(
+                sa.update(A)
+                .where(A.c.rater_ref == rater_id, A.c.state == "answered")
+                .values(counted=False, flag=flag)
+            )
+            self._log(connection, flag, rater_id, actor=actor, detail=reason)
+
+        self.database.transact(work)
+
+    def reinstate(self, rater_id: int, *, actor: int | None = None) -> None:
+        """Let a paused or failed rater work on; their answers count again unless others replaced them."""
+
+        def work(connection: Connection) -> None:
+            rater = lock_rater(self.database, connection, rater_id)
+            if rater.stage not in ("paused", "failed"):
+                raise BeyondError(
+                    f"this rater is not paused (but at: {rater.stage}), so there is nothing to undo"
+                )
+            values = {"stage": "work", "pause_reason": ""}
+            values |= {"forgiven_seen": rater.gold_seen, "forgiven_right": rater.gold_right}
+            connection.execute(sa.update(R).where(R.c.id == rater_id).values(values))
+            mine = [A.c.rater_ref == rater_id, A.c.state == "answered", A.c.flag == "paused"]
+            rows = connection.execute(sa.select(A.c.id, A.c.question_ref, A.c.answer).where(*mine)).all()
+            counts = lock_questions(self.database, connection, [row.question_ref for row in rows])
+            changes = []
+            for row in rows:
+                fits = counts[row.question_ref].has_room
+                if fits:
+                    counts[row.question_ref].add(row.answer, 1)
+                changes.append({"key": row.id, "counted": fits, "flag": "" if fits else "late"})
+            if changes:
+                connection.execute(
+                    sa.update(A)
+                    .where(A.c.id == sa.bindparam("key"))
+                    .values(counted=sa.bindparam("counted"), flag=sa.bindparam("flag")),
+                    changes,
+                )
+            save_questions(connection, self.config, counts.values())
+            self._log(connection, "reinstated", rater_id, actor=actor)
+
+        self.database.transact(work)
+
+    # Work: giving questions --------------------------------------------------------------------------------
+
+    def questions(self, rater_id: int, want: int) -> Batch:
+        """The questions a rater holds, in order, filled up to `want` (at most `prefetch`) with new ones.
+
+        Asking again gives the same questions until they are answered, and holds them longer.
+        """
+        want = min(want, self.config.prefetch)
+        now = self.clock()
+        with self.database.read() as connection:
+            rater = read_rater(connection, rater_id)
+            held = self.giver.held(connection, rater_id, now)
+            fresh = min((row.expires_at for row in held), default=now) - now > self.config.lease_seconds / 2
+            if want <= 0 or rater.stage not in ASKING or (len(held) >= want and fresh):
+                return self._batch(connection, rater, held)
+        return self.turn(rater_id, (), want)[1]
+
+    def submit(self, rater_id: int, items: Sequence[Item]) -> list[Outcome]:
+        """Record outbox entries in order. What has an outcome is durable, or refused for good.
+
+        An entry that was recorded before (same key) is a duplicate and changes nothing. An answer that comes
+        after its lease counts if the question still has room, and is kept and flagged if not.
+        """
+        return self.turn(rater_id, items, 0)[0] if items else []
+
+    def turn(self, rater_id: int, items: Sequence[Item], want: int) -> tuple[list[Outcome], Batch]:
+        """Both in one transaction: `submit`, and then `questions` (none if `want` is 0)."""
+        want = min(want, self.config.prefetch)
+        now = self.clock()
+        if want and now - self._reaped_at >= min(1.0, self.config.lease_seconds / 4):
+            self._reaped_at = now
+            self.giver.reap(now)
+
+        def work(connection: Connection) -> tuple[list[Outcome], Batch, bool]:
+            rater = lock_rater(self.database, connection, rater_id)
+            outcomes, must_pause = [], False
+            if items:
+                outbox = Outbox(self.database, self.rules, connection, rater, items, now)
+                outcomes, must_pause = outbox.run(), outbox.must_pause
+            if must_pause or not want or rater.stage not in ASKING or rater.frozen_at is not None:
+                return outcomes, self._batch(connection, rater, ()), must_pause
+            held = self.giver.fill(connection, rater, want, now)
+            if rater.stage == "work" and not held and not self.giver.may_come(connection, rater):
+                rater.stage = "done"
+                connection.execute(sa.update(R).where(R.c.id == rater_id).values(stage="done"))
+            return outcomes, self._batch(connection, rater, held), False
+
+        outcomes, batch, must_pause = self.database.transact(work)
+        if must_pause:
+            self.pause(rater_id, "quality on gold below the floor")
+            batch = Batch((), self.progress(rater_id))
+        return outcomes, batch
+
+    def resume(self, rater_id: int) -> Stage:
+        """Let a rater who was done go on, where there is something to judge again; returns the stage."""
+
+        def work(connection: Connection) -> Stage:
+            rater = lock_rater(self.database, connection, rater_id)
+            if rater.role == "rater" and rater.stage == "done" and self.giver.may_come(connection, rater):
+                connection.execute(sa.update(R).where(R.c.id == rater_id).values(stage="work"))
+                return "work"
+            stage: Stage = rater.stage
+            return stage
+
+        return self.database.transact(work)
+
+    def progress(self, rater_id: int) -> Progress:
+        """Where a rater is."""
+        with self.database.read() as connection:
+            rater = read_rater(connection, rater_id)
+            return self._progress(connection, rater, waiting=False)
+
+    def _progress(self, connection: Connection, rater: SimpleNamespace, *, waiting: bool) -> Progress:
+        limit, undoable = self.config.undo_limit, ()
+        if limit and rater.stage == "work":
+            found = connection.execute(_UNDOABLE, {"rater": rater.id, "limit": limit})
+            undoable = tuple(found.scalars())
+        step_of = self.rules.step_of(rater.stage)
+        return Progress(
+            stage=rater.stage,
+            answered=rater.answered,
+            quota=rater.quota,
+            step_done=step_done(connection, rater) if step_of else 0,
+            step_of=step_of,
+            undoable=undoable,
+            waiting=waiting,
+            qualification_right=self._qualification(connection, rater),
+        )
+
+    def _qualification(self, connection: Connection, rater: SimpleNamespace) -> float | None:
+        """Share right in the last finished qualification round; None later in the work, to be quick."""
+        if rater.stage not in ("qualification", "failed") and rater.answered:
+            return None
+        attempt = rater.attempt - (rater.stage == "qualification")
+        right, seen = qualification_round(connection, rater.id, attempt)
+        return right / seen if seen else None
+
+    def _batch(self, connection: Connection, rater: SimpleNamespace, held: Sequence[Any]) -> Batch:
+        questions = tuple(
+            HeldQuestion(row.token, row.class_index, row.position, row.purpose, row.arm) for row in held
+        )
+        waiting = rater.stage == "work" and not questions and self.giver.may_come(connection, rater)
+        return Batch(questions, self._progress(connection, rater, waiting=waiting))
+
+    def picture(self, rater_id: int, token: str) -> Picture | None:
+        """The image that a token stands for, if it was made for this rater."""
+        with self.database.read() as connection:
+            row = connection.execute(_PICTURE, {"token": token, "rater": rater_id}).first()
+        return Picture(row.image_id, row.path) if row else None
+
+    def label_of(self, rater_id: int, token: str) -> int | None:
+        """The class that a token's question is about, if the token was made for this rater."""
+        statement = sa.select(Q.c.class_index).join(A, A.c.question_ref == Q.c.id)
+        with self.database.read() as connection:
+            found = connection.execute(statement.where(A.c.token == token, A.c.rater_ref == rater_id))
+            return found.scalar_one_or_none()
+
+    def warm_up(self) -> None:
+        """Do once, and take back, what every rater does, so that the first ones need not wait for it."""
+
+        def work(connection: Connection) -> None:
+            now = self.clock()
+            rater_id = self._new_rater(connection, "rater", "", None, now)
+            connection.execute(sa.update(R).where(R.c.id == rater_id).values(stage="work"))
+            rater = lock_rater(self.database, connection, rater_id)
+            for held in self.giver.fill(connection, rater, 2, now)[:1]:
+                items = [
+                    Item("warm-up-1", "answer", held.token, "no", 1),
+                    Item("warm-up-2", "undo", held.token),
+                ]
+                Outbox(self.database, self.rules, connection, rater, items, now).run()
+            self._batch(connection, rater, ())
+            raise _TakenBackError
+
+        with contextlib.suppress(_TakenBackError):
+            self.database.transact(work)
+        self.person("")
+        self.picture(0, "")
+
+    # Managing ----------------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """Everything that `beyond campaign status` and the dashboard show."""
+        with self.database.read() as connection:
+            return status.status(connection, self.config, self.clock())
+
+    def flagged(self, offset: int = 0, limit: int = 50) -> tuple[int, list[FlaggedPair]]:
+        """Complete pairs without a verdict by k of n, most important first, and how many there are."""
+        with self.database.read() as connection:
+            return status.flagged(connection, self.config, offset, limit)
+
+    def adjudicate(
+        self, question_id: int, verdict: VerdictName | None, *, note: str = "", actor: int | None = None
+    ) -> None:
+        """Decide a pair, whatever the votes say; None takes the decision back.
+
+        Raises:
+            BeyondError: There is no such pair.
+        """
+
+        def work(connection: Connection) -> None:
+            counts = lock_questions(self.database, connection, [question_id])
+            question = counts.get(question_id)
+            if question is None or question.role != "work":
+                raise BeyondError(f"there is no pair {question_id} to judge in this campaign")
+            question.verdict = verdict
+            connection.execute(sa.update(Q).where(Q.c.id == question_id).values(verdict=verdict))
+            save_questions(connection, self.config, [question])
+            connection.execute(
+                sa.insert(E).values(
+                    at=self.clock(),
+                    kind="adjudicated",
+                    question_ref=question_id,
+                    answer=verdict,
+                    actor=actor,
+                    detail=note,
+                )
+            )
+
+        self.database.transact(work)
+
+    def question_picture(self, question_id: int) -> Picture | None:
+        """The image of a question, for managers."""
+        statement = sa.select(Image.image_id, Image.path).join(Q, Q.c.image_ref == Image.id)
+        with self.database.read() as connection:
+            row = connection.execute(statement.where(Q.c.id == question_id)).first()
+        return Picture(row.image_id, row.path) if row else None
+
+    def votes(self) -> Votes:
+        """All votes as arrays, for aggregation and export."""
+        with self.database.read() as connection:
+            return status.votes(connection, self.config)
+
+    def paths(self) -> dict[str, str]:
+        """The file of each image, relative to the folder of images."""
+        with self.database.read() as connection:
+            rows = connection.execute(sa.select(Image.image_id, Image.path))
+            return {row[0]: row[1] for row in rows}
+
+    def import_votes(self, votes: Sequence[ImportedVote], *, origin: str) -> dict[str, int]:
+        """Put votes that were given elsewhere into the campaign: each counts where its pair has room.
+
+        The same vote twice is one vote, so that an import can be repeated.
+
+        Args:
+            votes: The votes.
+            origin: What to call where they come from, in raters' notes and keys.
+
+        Returns:
+            How many were `recorded`, `duplicate`, and `refused` (another answer of the rater is there).
+
+        Raises:
+            BeyondError: A vote is about no question of the campaign; nothing is imported then.
+        """
+        with self.database.read() as connection:
+            statement = sa.select(Q.c.id, Image.image_id, Q.c.class_index, Q.c.arm).join(
+                Image, Image.id == Q.c.image_ref
+            )
+            asked = connection.execute(statement.where(Q.c.role != "practice")).all()
+        numbers = {(row.image_id, row.class_index, row.arm): row.id for row in asked}
+        known = set(numbers.values())
+        by_rater: dict[str, dict[int, ImportedVote]] = {}
+        for vote in votes:
+            number = vote.question_id
+            if number is None:
+                number = numbers.get((str(vote.image_id), vote.class_index, vote.arm))
+            if number is None or number not in known:
+                what = (
+                    f"question {number}" if number else f"image {vote.image_id!r}, class {vote.class_index}"
+                )
+                raise BeyondError(f"{what} is no question of this campaign; nothing was imported")
+            by_rater.setdefault(vote.rater, {})[number] = vote
+        totals = Counter({"recorded": 0, "duplicate": 0, "refused": 0})
+        for name, mine in by_rater.items():
+            rater_id = self.database.transact(partial(self._imported_rater, origin, name, mine))
+            items = [
+                Item(
+                    hashlib.sha256(f"{origin}|{name}|{number}".encode()).hexdigest()[:40],
+                    "answer",
+                    assignment.token(self._key, rater_id, number),
+                    vote.answer,
+                    vote.response_ms,
+                )
+                for number, vote in sorted(mine.items())
+            ]
+            for start in range(0, len(items), _IMPORTED_TOGETHER):
+                outcomes = self.submit(rater_id, items[start : start + _IMPORTED_TOGETHER])
+                totals.update(outcome.status for outcome in outcomes)
+        return dict(totals)
+
+    def _imported_rater(
+        self, origin: str, name: str, questions: Mapping[int, ImportedVote], connection: Connection
+    ) -> int:
+        """The rater of this name, made if need be, with each question as if a lease had run out."""
+        label = f"{origin}: {name}"[:200]
+        found = connection.execute(sa.select(R.c.id).where(R.c.label == label)).scalar_one_or_none()
+        now = self.clock()
+        rater_id = found or self._new_rater(connection, "rater", label, None, now)
+        connection.execute(
+            sa.update(R).where(R.c.id == rater_id, R.c.stage == "consent").values(stage="work")
+        )
+        given = sa.select(A.c.question_ref).where(A.c.rater_ref == rater_id)
+        missing = sorted(set(questions) - set(connection.execute(given).scalars()))
+        place = connection.execute(sa.select(R.c.position).where(R.c.id == rater_id)).scalar_one()
+        rows = [
+            {
+                "token": assignment.token(self._key, rater_id, number),
+                "question_ref": number,
+                "rater_ref": rater_id,
+                "purpose": "work",
+                "position": position,
+                "state": "expired",
+                "leased_at": now,
+                "expires_at": now,
+            }
+            for position, number in enumerate(missing, start=place + 1)
+        ]
+        if rows:
+            connection.execute(sa.insert(A), rows)
+            connection.execute(sa.update(R).where(R.c.id == rater_id).values(position=place + len(rows)))
+        return int(rater_id)
+
+    def audit(self, actor: str, action: str, detail: str = "", address: str = "") -> None:
+        """Add a line to the audit log."""
+        row = {"at": self.clock(), "actor": actor[:40], "action": action[:40]}
+        row |= {"detail": detail[:2000], "address": address[:64]}
+        self.database.transact(lambda connection: connection.execute(sa.insert(table(Audit)).values(row)))
+
+    def audit_log(self, limit: int = 200) -> list[Audit]:
+        """The latest lines of the audit log, latest first."""
+        from sqlalchemy.orm import Session
+
+        with self.database.read() as connection, Session(connection, expire_on_commit=False) as session:
+            return list(session.scalars(sa.select(Audit).order_by(Audit.id.desc()).limit(limit)))
+
+    # Shared ------------------------------------------------------------------------------------------------
+
+    def _pool_sizes(self) -> tuple[int, int]:
+        statement = sa.select(Q.c.role, sa.func.count()).where(Q.c.role != "work").group_by(Q.c.role)
+        with self.database.read() as connection:
+            sizes: dict[str, int] = {row[0]: row[1] for row in connection.execute(statement)}
+        return sizes.get("practice", 0), sizes.get("gold", 0)
+
+    def _log(
+        self, connection: Connection, kind: str, rater_id: int, *, actor: int | None = None, detail: str = ""
+    ) -> None:
+        connection.execute(
+            sa.insert(E).values(at=self.clock(), kind=kind, rater_ref=rater_id, actor=actor, detail=detail)
+        )
+
+
+def _usable(token: str, now: float, *columns: Any) -> sa.Select[Any]:
+    invitations = table(InvitationRow)
+    return sa.select(*columns).where(
+        invitations.c.token_hash == token_hash(token),
+        invitations.c.uses_left > 0,
+        invitations.c.expires_at > now,
+    )
+
+
+def _prepare_file(path: Path) -> None:
+    """Make a database file that only its owner can read: it holds the campaign's secrets."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
