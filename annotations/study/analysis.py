@@ -5,8 +5,8 @@ Intervals come from the two-way ("pigeonhole") cluster bootstrap, which draws ra
 items, the same for all arms (Owen 2007, The pigeonhole bootstrap, Ann. Appl. Stat. 1:386). It counts what is
 neither of the rater nor of the item three times (there, theorem 2), so its distribution is shrunk around the
 estimate to the two-way cluster-robust variance, which counts it once (Cameron, Gelbach and Miller 2011, J.
-Bus. Econ. Stat. 29:238). p values come from permuting arms over raters, exact for "the arm makes no difference to
-anybody", and are corrected over all contrasts after Holm 1979.
+Bus. Econ. Stat. 29:238). p values come from permuting arms over raters, exact for "the arm makes no
+difference to anybody", and are corrected over all contrasts after Holm 1979.
 """
 
 from __future__ import annotations
