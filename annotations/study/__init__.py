@@ -1,0 +1,5 @@
+"""Explanation studies: do people agree with a model's predictions when they see why?
+
+`analysis`   agreement by arm, contrasts, their intervals and tests: pure functions over answers
+`power`      how many raters and items a study needs, by simulating it with the planned analysis
+"""
