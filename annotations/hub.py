@@ -378,11 +378,12 @@ def plain_errors(repo: str, revision: str, endpoint: str) -> Iterator[None]:
         raise BeyondError(unreachable) from error
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "an error")
-        advice: dict[object, str] = {
+        status_advice: dict[object, str] = {
             401: "log in with: hf auth login",
             403: "your token may not do this; make one that may write, then: hf auth login",
             412: "somebody else changed it meanwhile; look at their change, then run this again",
-        }.get(status, "try again later")
+        }
+        advice = status_advice.get(status, "try again later")
         raise BeyondError(
             f"the Hub at {endpoint} answered {status} for {repo}@{revision}; {advice}"
         ) from error

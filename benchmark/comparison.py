@@ -314,14 +314,18 @@ def _kept_differences(
             value + (unknown & ~v.robust_original[rows])
             for value, unknown, v, rows in ((hidden[0], open_[0], a, one), (hidden[1], open_[1], b, two))
         ]
-        found.append(_means("hidden_robustness", *hidden, *high, margins))
+        found.append(_means("hidden_robustness", hidden[0], hidden[1], high[0], high[1], margins))
     broken = kept & (a.original[rows_a] == "broken") & (b.original[rows_b] == "broken")
     if broken.any():
         said = a.verdict[rows_a[broken]], b.verdict[rows_b[broken]]
         same = a.adversarial[rows_a[broken]] == b.adversarial[rows_b[broken]]
         accepted = [s == Verdict.ACCEPTED for s in said]
         unjudged = [(s == Verdict.UNJUDGED) & ~same for s in said]
-        found.append(_bounded_shares("adversarial_acceptance", *accepted, *unjudged, margins))
+        found.append(
+            _bounded_shares(
+                "adversarial_acceptance", accepted[0], accepted[1], unjudged[0], unjudged[1], margins
+            )
+        )
     return found
 
 
@@ -336,6 +340,7 @@ def _closer(
     value, interval = statistics.median_interval(a - b)
     ends = np.clip([float(interval.low), float(interval.high)], (a - b).min(), (a - b).max())
     more, less = int((a > b).sum()), int((a < b).sum())
+    tails = statistics.paired_tails(more, less, len(a))
     return Difference(
         metric=metric,
         a=float(np.median(a)),
@@ -347,6 +352,8 @@ def _closer(
         n=len(a),
         only_a=more,
         only_b=less,
+        p_lower=float(tails.lower),
+        p_within=float(tails.within),
         method="paired median, order statistics, sign test",
     )
 

@@ -254,7 +254,7 @@ class FMN(Attack[FMNState]):
         x = (state.x0 + state.delta).clamp(0, 1)
         delta = x - state.x0
         state.point = x
-        state.logits, gap, gradient = net.gradient(x, lambda z: margin(z, state.inside))
+        state.logits, gap, gradient = net.gradient(x, lambda z, rows: margin(z, state.inside[rows]))
         note_flat(state, gradient)
         left = has_left(state.logits, state.inside)
         length = norm_of(delta, "l2")

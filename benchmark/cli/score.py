@@ -228,7 +228,7 @@ def attack_plan(
         BeyondError: An option of the track is given without it, a radius cannot be meant, or options
             exclude each other.
     """
-    given = {
+    given: dict[str, object] = {
         "--eps": eps,
         "--norm": norm,
         "--seed": seed,

@@ -227,7 +227,8 @@ def kept(run: Path, name: str) -> pd.DataFrame:
     paths = part_paths(folder)
     if not paths or not part_is_sound(paths[0]):
         raise BeyondError(f"{folder} is missing or damaged; give --attributes again with its file")
-    return pq.read_table(paths[0], partitioning=None).to_pandas()
+    frame: pd.DataFrame = pq.read_table(paths[0], partitioning=None).to_pandas()
+    return frame
 
 
 def revision_of(run: Path, name: str) -> str:

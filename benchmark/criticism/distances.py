@@ -23,8 +23,8 @@ from benchmark.attacks.goals import has_left
 from benchmark.classifier import Classifier
 from benchmark.criticism import records
 from benchmark.criticism.info import DistancesInfo
-from benchmark.engine import is_out_of_memory
 from benchmark.images import ImageSet
+from benchmark.memory import is_out_of_memory
 from benchmark.progress import meter
 
 HALVINGS = 10
@@ -368,7 +368,7 @@ def _execution(
     """
     example = example.to(settings.device)
     try:
-        attacks.Net(module, device=settings.device).gradient(example, lambda z: z[:, 0])
+        attacks.Net(module, device=settings.device).gradient(example, lambda z, rows: z[:, 0])
     except attacks.NoGradientError:
         raise BeyondError(
             "the model gives no gradient, so its distance to the decision boundary cannot be followed; the "

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from benchmark.criticism.choose import CRITICISM, PROTOTYPE, SHARE, UNKNOWN, WRO
 from benchmark.criticism.distances import DistanceSettings, measure
 from benchmark.criticism.evidence import BASELINE, SLICES, answers_of, confidences
 from benchmark.criticism.findings import in_discovery
-from benchmark.criticism.info import CriticismInfo
+from benchmark.criticism.info import CriticismInfo, DistancesInfo
 from benchmark.criticism.records import CRITICISM as FOLDER
 from benchmark.criticism.records import distances_of, has_distances, quoted_tier, read_table, repair
 from benchmark.criticism.settings import CriticismSettings
@@ -124,7 +125,7 @@ def criticize(
     return spent
 
 
-def _distances_info(run: Path) -> list[runs.DistancesInfo]:
+def _distances_info(run: Path) -> list[DistancesInfo]:
     criticism = runs.read_run(run).criticism
     return criticism.distances if criticism else []
 
@@ -262,7 +263,7 @@ def _slices(features: Features, run: Path, labels: Mapping[str, LabelSets]) -> p
     answer = answers(distances, None if primary is None else labels[primary])
     where = np.array([order[str(i)] for i in distances.image_ids], dtype=np.int64)
     proposal = slices.propose(
-        _Rows(features.matrix, where),
+        cast("npt.NDArray[np.floating]", _Rows(features.matrix, where)),
         answer == WRONG,
         np.array([confidence[str(i)] for i in distances.image_ids]),
         answer != UNKNOWN,

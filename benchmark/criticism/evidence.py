@@ -87,4 +87,5 @@ def _read(run: Path, kind: str, notes: list[str]) -> pd.DataFrame | None:
     if not records.part_is_sound(paths[-1]):
         notes.append(f"The {kind} of this run are damaged and left out; run beyond criticize again.")
         return None
-    return pq.read_table(paths[-1], partitioning=None).to_pandas()
+    frame: pd.DataFrame = pq.read_table(paths[-1], partitioning=None).to_pandas()
+    return frame

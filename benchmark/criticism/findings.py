@@ -214,7 +214,7 @@ def search(
     final = statistics.benjamini_yekutieli([side.p for _, side in pairs])
     findings = []
     for (draft, side), q in zip(pairs, final.tolist()):
-        same = draft.discovery.difference.value * side.difference.value > 0
+        same = bool(draft.discovery.difference.value * side.difference.value > 0)
         # A slice is a group in which the model errs too often; one in which it errs too rarely is none.
         same = same and (draft.slice < 0 or float(side.difference.value) > 0)
         findings.append(

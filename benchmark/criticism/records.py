@@ -150,7 +150,7 @@ def read_table(run: Path) -> pd.DataFrame:
     missing = [name for name in SCHEMA.names if name not in table.column_names]
     if missing:
         raise BeyondError(f"records of distances have no column {missing[0]!r}; run beyond criticize again")
-    frame = table.select(SCHEMA.names).to_pandas()
+    frame: pd.DataFrame = table.select(SCHEMA.names).to_pandas()
     unknown = set(frame["status"]) - set(STATUSES)
     if unknown:
         raise BeyondError(f"records of distances have a status {min(unknown)!r}; update beyond")

@@ -7,8 +7,9 @@ points at; without them the pictures are complete.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -132,7 +133,8 @@ def ranks(marks: Sequence[Mark], *, most_names: int, label: str) -> Markup:
     movers = {m.row for m in sorted(marks, key=lambda m: -abs(m.x - m.y))[: most_names // 2]}
     named = [m for m in marks if everyone or m.row in movers]
     gap = 100 / max(last, most_names)
-    for side, key in (("left", lambda m: m.x), ("right", lambda m: m.y)):
+    ends: tuple[tuple[str, Callable[[Any], float]], ...] = (("left", lambda m: m.x), ("right", lambda m: m.y))
+    for side, key in ends:
         order = sorted(named, key=lambda m: (key(m), m.row))
         for mark, y in zip(order, spread([down(key(m)) for m in order], gap, 0, 100)):
             place, name = f"{key(mark):.0f}", escape(mark.label)

@@ -51,7 +51,7 @@ def main() -> int:
     return 0 if sound else 1
 
 
-class database:  # noqa: N801 - used as a function
+class database:
     """An empty database of a kind, as a context."""
 
     def __init__(self, kind: str, folder: Path) -> None:

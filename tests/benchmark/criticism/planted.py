@@ -10,6 +10,7 @@ cannot even be seen.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,7 +96,8 @@ def make(seed: int, *, biased: bool, n: int = 1200, train: int = 1600) -> Plante
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.02, weight_decay=0.3)
     for _ in range(80):
         optimiser.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
+        loss: Any = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
         optimiser.step()
     model.eval().requires_grad_(False)
     labels, has = draw(n, training=False)

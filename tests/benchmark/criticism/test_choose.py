@@ -99,10 +99,10 @@ def test_stability_of_the_same_and_of_the_opposite() -> None:
     d = distances(rows)
     same = stability(d, d, None)
     assert same is not None
-    assert (same.correlation, same.prototypes, same.criticisms, same.ratio) == (pytest.approx(1), 1, 1, 1)
+    assert [same.correlation, same.prototypes, same.criticisms, same.ratio] == pytest.approx([1, 1, 1, 1])
     opposite = stability(d, distances([(i, c, p, 20 - x) for i, c, p, x in rows]), None)
     assert opposite is not None
-    assert (opposite.correlation, opposite.prototypes, opposite.criticisms) == (pytest.approx(-1), 0, 0)
+    assert [opposite.correlation, opposite.prototypes, opposite.criticisms] == pytest.approx([-1, 0, 0])
     halved = stability(d, distances([(i, c, p, x / 2) for i, c, p, x in rows[:9]]), None)
     assert halved is not None
     assert (halved.n, halved.ratio) == (9, 0.5)
