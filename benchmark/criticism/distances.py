@@ -368,7 +368,7 @@ def _execution(
     """
     example = example.to(settings.device)
     try:
-        attacks.Net(module, device=settings.device).gradient(example, lambda z, rows: z[:, 0])
+        attacks.Net(module, device=settings.device).gradient(example, lambda z, _: z[:, 0])
     except attacks.NoGradientError:
         raise BeyondError(
             "the model gives no gradient, so its distance to the decision boundary cannot be followed; the "
