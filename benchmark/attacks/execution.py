@@ -13,7 +13,7 @@ from torch import nn
 
 from annotations.errors import BeyondError
 from benchmark.attacks.frozen import FreezeError, Frozen, freeze
-from benchmark.attacks.patches import Patches, Undo
+from benchmark.attacks.patches import Change, Patches
 from benchmark.memory import is_out_of_memory
 
 Model = Callable[[torch.Tensor], torch.Tensor]
@@ -301,7 +301,7 @@ class Net:
 
     def query(
         self, memory: torch.Tensor, patch: torch.Tensor, tops: Sequence[int], lefts: Sequence[int]
-    ) -> tuple[torch.Tensor, Undo]:
+    ) -> tuple[torch.Tensor, Change]:
         """Logits after a change to one window of each image, see `Patches.query`."""
         assert self.patches is not None
         self.forwards += len(patch)

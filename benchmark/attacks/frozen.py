@@ -276,8 +276,8 @@ def freeze(module: nn.Module, example: torch.Tensor) -> Frozen:
     _compare(module, graph_module, example)
     largest = 4 * max(math.prod(size) for size in sizes.values())
     chunk = 1 << max((_ACTIVATION // largest).bit_length() - 1, 0)
-    # Each thread has a cache of its own.
-    chunk = min(chunk * torch.get_num_threads(), 64)
+    # Many threads need more than a few images to share.
+    chunk = min(chunk * max(torch.get_num_threads() // 4, 1), 64)
     return Frozen(graph_module, tuple(example.shape[1:]), packed, chunk)
 
 

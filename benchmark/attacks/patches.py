@@ -78,10 +78,10 @@ class _Window:
 
 
 @dataclass(frozen=True)
-class Undo:
-    """What a query overwrote in memory."""
+class Change:
+    """What a query found for the maps that are remembered: new values, and where they belong."""
 
-    writes: tuple[tuple[_Map, list[int], list[int], torch.Tensor], ...]
+    windows: tuple[tuple[_Map, _Window], ...]
 
 
 class Patches:
@@ -290,22 +290,21 @@ class Patches:
 
     def query(
         self, memory: torch.Tensor, patch: torch.Tensor, tops: Sequence[int], lefts: Sequence[int]
-    ) -> tuple[torch.Tensor, Undo]:
-        """Logits after a change to one window of each image; memory then holds the changed images.
+    ) -> tuple[torch.Tensor, Change]:
+        """Logits after a change to one window of each image.
 
         Args:
-            memory: From `remember`, (B, `values`); changed in place.
+            memory: From `remember`, (B, `values`). It is not changed.
             patch: The new pixels, (B, C, h, w).
             tops: First row of each window.
             lefts: First column of each window.
 
         Returns:
-            Logits (B, K), and what `undo` needs.
+            Logits (B, K), and what `accept` needs.
         """
         cut = self._cut(patch.shape[2], patch.shape[3])
         assert cut is not None
         windows: dict[fx.Node, _Window] = {}
-        writes: list[tuple[_Map, list[int], list[int], torch.Tensor]] = []
         with torch.no_grad():
             for node in self._local[: self._local.index(cut) + 1]:
                 if node.op == "placeholder":
@@ -314,37 +313,52 @@ class Patches:
                     window = self._reach(node, windows)
                     window.patch = self._compute(node, window, windows, memory)
                 windows[node] = window
-                kept = self._maps.get(node)
-                if kept is not None:
-                    assert window.patch is not None
-                    writes.append(self._write(memory, kept, window))
-            kept = self._maps[cut]
-            inner = self._view(memory, kept)[:, kept.pad[0] :, kept.pad[1] :][:, : kept.height, : kept.width]
-            env: dict[fx.Node, Any] = {cut: inner.contiguous().permute(0, 3, 1, 2)}
+            _, height, width = self._sizes[cut]
+            nought = [0] * len(memory)
+            whole = self._region(memory, cut, windows[cut], _Window(nought, nought, height, width))
+            env: dict[fx.Node, Any] = {cut: whole}
             logits: torch.Tensor = self._execute(self._nodes[self._position[cut] + 1 :], env, None)
-        return logits, Undo(tuple(writes))
+        return logits, Change(tuple((self._maps[n], w) for n, w in windows.items() if n in self._maps))
 
-    def undo(self, memory: torch.Tensor, rows: Sequence[int], change: Undo) -> None:
-        """Put back what a query overwrote, in some rows."""
-        for kept, tops, lefts, old in change.writes:
+    def accept(self, memory: torch.Tensor, rows: Sequence[int], change: Change) -> None:
+        """Make a change that a query tried the new state of some rows."""
+        for kept, window in change.windows:
             view = self._view(memory, kept)
-            _, height, width, _ = old.shape
+            assert window.patch is not None
+            new = window.patch.permute(0, 2, 3, 1)
             for r in rows:
-                view[r, tops[r] : tops[r] + height, lefts[r] : lefts[r] + width] = old[r]
+                top, left = window.tops[r] + kept.pad[0], window.lefts[r] + kept.pad[1]
+                view[r, top : top + window.height, left : left + window.width] = new[r]
 
-    def _write(
-        self, memory: torch.Tensor, kept: _Map, window: _Window
-    ) -> tuple[_Map, list[int], list[int], torch.Tensor]:
-        """Overwrite a window of a map, and return what was there."""
-        view = self._view(memory, kept)
-        assert window.patch is not None
-        new = window.patch.permute(0, 2, 3, 1)
-        tops = [t + kept.pad[0] for t in window.tops]
-        lefts = [t + kept.pad[1] for t in window.lefts]
-        old = _gather(view, tops, lefts, window.height, window.width)
-        for r, (top, left) in enumerate(zip(tops, lefts)):
-            view[r, top : top + window.height, left : left + window.width] = new[r]
-        return kept, tops, lefts, old
+    def _region(self, memory: torch.Tensor, node: fx.Node, changed: _Window, wanted: _Window) -> torch.Tensor:
+        """A region of a node's map with the changed window in it, (B, C, height, width), channels-last.
+
+        It may begin before the map and end after it, where the map has zeros around.
+        """
+        kept = self._maps[node]
+        _, row, channels = kept.shape
+        size = (wanted.height, wanted.width, channels)
+        strides = (row * channels, channels, 1)
+        begin = memory.storage_offset() + kept.offset
+        step = memory.stride(0)
+        # One view each is much faster than slicing, and there are many.
+        region = torch.stack(
+            [
+                memory.as_strided(
+                    size, strides, begin + r * step + ((t + kept.pad[0]) * row + s + kept.pad[1]) * channels
+                )
+                for r, (t, s) in enumerate(zip(wanted.tops, wanted.lefts))
+            ]
+        )
+        assert changed.patch is not None
+        new = changed.patch.permute(0, 2, 3, 1)
+        for r in range(len(region)):
+            down, across = changed.tops[r] - wanted.tops[r], changed.lefts[r] - wanted.lefts[r]
+            y, x = max(down, 0), max(across, 0)
+            y_end = min(down + changed.height, wanted.height)
+            x_end = min(across + changed.width, wanted.width)
+            region[r, y:y_end, x:x_end] = new[r, y - down : y_end - down, x - across : x_end - across]
+        return region.permute(0, 3, 1, 2)
 
     def _compute(
         self, node: fx.Node, window: _Window, windows: dict[fx.Node, _Window], memory: torch.Tensor
@@ -358,33 +372,22 @@ class Patches:
                 patch = windows[source].patch
                 assert patch is not None
                 return module.run(patch.contiguous(memory_format=torch.channels_last))
-            kept = self._maps[source]
             # The pixels that the window's kernels read; the map's own zeros stand for the padding.
-            down = (window.height - 1) * module.stride[0] + module.kernel[0]
-            across = (window.width - 1) * module.stride[1] + module.kernel[1]
-            tops = [t * module.stride[0] - module.padding[0] + kept.pad[0] for t in window.tops]
-            lefts = [t * module.stride[1] - module.padding[1] + kept.pad[1] for t in window.lefts]
-            region = _gather(self._view(memory, kept), tops, lefts, down, across).permute(0, 3, 1, 2)
-            return module.run(region, (0, 0))
+            wanted = _Window(
+                [t * module.stride[0] - module.padding[0] for t in window.tops],
+                [t * module.stride[1] - module.padding[1] for t in window.lefts],
+                (window.height - 1) * module.stride[0] + module.kernel[0],
+                (window.width - 1) * module.stride[1] + module.kernel[1],
+            )
+            return module.run(self._region(memory, source, windows[source], wanted), (0, 0))
         env: dict[fx.Node, Any] = {}
         for source in operands:
             if len(operands) == 1:
                 env[source] = windows[source].patch
-                continue
-            kept = self._maps[source]
-            tops = [t + kept.pad[0] for t in window.tops]
-            lefts = [t + kept.pad[1] for t in window.lefts]
-            found = _gather(self._view(memory, kept), tops, lefts, window.height, window.width)
-            env[source] = found.permute(0, 3, 1, 2)
+            else:
+                env[source] = self._region(memory, source, windows[source], window)
         result: torch.Tensor = self._apply(node, env)
         return result
-
-
-def _gather(
-    view: torch.Tensor, tops: Sequence[int], lefts: Sequence[int], height: int, width: int
-) -> torch.Tensor:
-    """One window of each row of (B, H, W, C), as (B, height, width, C)."""
-    return torch.stack([view[r, t : t + height, s : s + width] for r, (t, s) in enumerate(zip(tops, lefts))])
 
 
 def _through(

@@ -171,7 +171,7 @@ class Square(Attack[SquareState]):
         state.logits = torch.empty_like(state.logits)
         if whole:
             state.logits[whole] = net.logits(proposal[whole])
-        undone = []
+        tried = []
         for side, members in groups:
             # Without a copy where all rows are of one size, which is nearly always.
             memory = state.memory if len(members) == len(proposal) else state.memory[members]
@@ -180,12 +180,12 @@ class Square(Attack[SquareState]):
             patch = torch.stack(
                 [proposal[r, :, t : t + side, s : s + side] for r, t, s in zip(members, tops, lefts)]
             )
-            state.logits[members], undo = net.query(memory, patch, tops, lefts)
-            undone.append((memory, members, undo))
+            state.logits[members], change = net.query(memory, patch, tops, lefts)
+            tried.append((memory, members, change))
         rises = self._keep(state)
-        for memory, members, undo in undone:
+        for memory, members, change in tried:
             assert net.patches is not None
-            net.patches.undo(memory, [k for k, r in enumerate(members) if not rises[r]], undo)
+            net.patches.accept(memory, [k for k, r in enumerate(members) if rises[r]], change)
             if memory is not state.memory:
                 state.memory[members] = memory
         # What was evaluated as a whole has moved on without its memory.

@@ -76,9 +76,9 @@ def test_lite0_in_float32_whatever_the_batch(
     shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for batch in (1, 8):
-        attack_lite0(shared_data, tmp_path / str(batch), 8, batch, "--eps", "0.25/255,4/255")
+        attack_lite0(shared_data, tmp_path / str(batch), 8, batch, "--eps", "1/255,4/255")
     found = changes(tmp_path / "1", tmp_path / "8", capsys)
-    assert [name for name, _ in found] == ["quick at 0.25/255, 8", "quick at 4/255, 8"]
+    assert [name for name, _ in found] == ["quick at 1/255, 8", "quick at 4/255, 8"]
     assert all(len(images) <= 1 for _, images in found), found
 
 

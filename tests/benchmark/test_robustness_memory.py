@@ -66,8 +66,8 @@ def peak(file: Path, images: Path, out: Path, count: int) -> int:
     options = ["--limit", str(count), "--top-k", "5", "--batch-size", "16", "--attack-batch-size", "16"]
     options += ["--tracks", "rectified,robustness", "--eps", "0.25/255", "--workers", "0", "--threads", "1"]
     command = [sys.executable, "-m", "benchmark", "score", f"{file}:model", "--images", str(images)]
-    # One arena and early trimming, so that what is resident is what is in use.
-    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    # One arena, so that what is resident is what is in use.
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
     process = subprocess.Popen(
         [*command, *options, "--out", str(out)], env=environment, stdout=subprocess.DEVNULL
     )
