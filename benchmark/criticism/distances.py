@@ -35,6 +35,9 @@ CHUNK = {"quick": 16, "standard": 8, "full": 4}
 """Images whose rows are written together on the CPU: the work that a kill can lose."""
 CHUNK_ON_DEVICE = 128
 
+SAVE_SECONDS = 10.0
+"""Least time between two notes of what was spent; records are written with every chunk."""
+
 BLOCK, BLOCK_ON_DEVICE = 4, 32
 """Rows that the network always runs on at once. Attacks amplify rounding, which depends on that number: left
 open, distances moved by a hundredth with the batch size; fixed, they do not move at all."""
@@ -273,7 +276,8 @@ def measure(
     todo = [i for part in plan for i in part]
     source = AttackedImages(images, todo, classifier.preprocessing, {})
     findings = {finding["kind"]: finding for finding in info.findings}
-    seconds, measured, began = info.seconds, info.measured, time.monotonic()
+    seconds, measured = info.seconds, info.measured
+    began = saved = time.monotonic()
     try:
         execution = _execution(module, _Chunk(source, 0, [0])[0].image[None], settings, warn)
         with meter(f"{title} {classifier.name}, {info.suite}", len(todo), quiet=settings.quiet) as progress:
@@ -304,15 +308,11 @@ def measure(
                 seconds += time.monotonic() - began
                 measured += len(part)
                 began = time.monotonic()
-    finally:
-        source.close()
-        if measured > info.measured:
-            save(
-                info.model_copy(
+                info = info.model_copy(
                     update={
                         "findings": [findings[kind] for kind in sorted(findings)],
                         "measured": measured,
-                        "seconds": round(seconds, 1),
+                        "seconds": round(seconds, 2),
                         "environment": {
                             "device": str(settings.device),
                             "threads": torch.get_num_threads(),
@@ -320,7 +320,12 @@ def measure(
                         },
                     }
                 )
-            )
+                if began - saved >= SAVE_SECONDS:
+                    save(info)
+                    saved = began
+    finally:
+        source.close()
+        save(info)
     records.compact(run)
 
 

@@ -399,7 +399,7 @@ class Probe:
     def value(self) -> str:
         """The main score as text."""
         if self.metric is None:
-            return "–"
+            return ""
         return f"{text.value(self.metric)} {text.unit_sign(self.metric)}".strip()
 
     @property
@@ -440,8 +440,12 @@ def probes(track: Track) -> list[Probe]:
     return found
 
 
-def lede(scorecard: Scorecard) -> tuple[str, str] | None:
-    """What a page about this track alone says first: a number with its noun, and the rest of the sentence."""
+def lede(scorecard: Scorecard) -> tuple[str, str, bool] | None:
+    """What a page about this track alone says first.
+
+    Returns:
+        A number with its noun, the rest of the sentence, and whether there is something to look at.
+    """
     track = scorecard.tracks.get("criticism")
     metric = track.metrics.get("confirmed_biases") if track else None
     if track is None or metric is None:
@@ -450,5 +454,5 @@ def lede(scorecard: Scorecard) -> tuple[str, str] | None:
     if n:
         noun = "1 bias" if n == 1 else f"{text.count(n)} biases"
         holds = "holds" if n == 1 else "hold"
-        return noun, f"{holds} on images that had no part in finding {'it' if n == 1 else 'them'}."
-    return "No bias", f"could be confirmed on these {text.count(metric.n)} images."
+        return noun, f"{holds} on images that had no part in finding {'it' if n == 1 else 'them'}.", True
+    return "No bias", f"could be confirmed on these {text.count(metric.n)} images.", False

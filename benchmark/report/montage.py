@@ -15,7 +15,7 @@ from PIL import Image
 
 from annotations.classes import class_names
 from annotations.errors import BeyondError
-from benchmark.criticism.choose import CRITICISM, PROTOTYPE, RIGHT
+from benchmark.criticism.choose import RIGHT
 from benchmark.criticism.findings import ALL
 from benchmark.images import ImageSet
 from benchmark.preprocessing import Preprocessing, load_pixels
@@ -73,13 +73,17 @@ def montages(
     *,
     subjects: Sequence[int] | None = None,
 ) -> list[Montage]:
-    """Pictures of some classes, then of all classes as one.
+    """Pictures of prototypes and criticisms.
 
     Args:
         result: The track's result.
         images: The images of the run.
         preprocessing: What makes of them what the model sees, which is what is shown.
         subjects: Classes; None takes the most telling.
+
+    Returns:
+        All classes as one, then each class: up to `ROW` images from either end of its line, at most half of
+        it, so a few more than are compared.
 
     Raises:
         BeyondError: A class has no image with a distance.
@@ -106,24 +110,25 @@ def montages(
             if str(row["image_id"]) in at
         )
 
-    found = []
+    in_line = ~np.isnan(result.place)
+    right = in_line & (result.answer == RIGHT)
+    found = [
+        Montage(
+            "All classes",
+            pictures(right, "prototype", min(2 * ROW, int(in_line.sum()) // 2)),
+            pictures(in_line, "criticism", min(2 * ROW, int(in_line.sum()) // 2)),
+        )
+    ]
     for c in example_classes(result)[:CLASSES] if subjects is None else subjects:
         mine = labels == c
+        count = min(ROW, int((in_line & mine).sum()) // 2)
         found.append(
             Montage(
                 class_names()[c],
-                pictures(mine & (result.role == PROTOTYPE), "prototype", ROW),
-                pictures(mine & (result.role == CRITICISM), "criticism", ROW),
+                pictures(right & mine, "prototype", count),
+                pictures(in_line & mine, "criticism", count),
             )
         )
-    in_line = ~np.isnan(result.place)
-    found.append(
-        Montage(
-            "All classes",
-            pictures(in_line & (result.answer == RIGHT), "prototype", 2 * ROW),
-            pictures(in_line, "criticism", 2 * ROW),
-        )
-    )
     return [m for m in found if m.prototypes or m.criticisms]
 
 

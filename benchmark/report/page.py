@@ -6,6 +6,7 @@ Each track has a template `track_NAME.html`; a track without one is shown as a p
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -329,14 +330,10 @@ def _criticism_view(name: str, track: Track) -> Mapping[str, Any]:
         "confirmed": confirmed,
         "failed": failed,
         "verdict": criticism.verdict(track),
-        "finding_scale": charts.Scale.around([0.0, *(v for f in found for v in (f.ci_low, f.ci_high))])
-        if found
-        else None,
+        "finding_scale": _difference_scale([v for f in found for v in (f.ci_low, f.ci_high)]),
         "slices": groups,
         "slices_held": held,
-        "slice_scale": charts.Scale.around([0.0, *(v for s in held for v in (s.ci_low, s.ci_high))])
-        if held
-        else None,
+        "slice_scale": _difference_scale([v for s in held for v in (s.ci_low, s.ci_high)]),
         "examples": criticism.examples(track),
         "probes": [_probe_view(probe) for probe in criticism.probes(track)],
         "bins": bins,
@@ -348,6 +345,17 @@ def _criticism_view(name: str, track: Track) -> Mapping[str, Any]:
         "firmness": criticism.firmness(track),
         "overlaps": criticism.overlaps(track),
     }
+
+
+def _difference_scale(values: Sequence[float]) -> charts.Scale | None:
+    """An axis for differences: 0 and the full range on the sides that are needed, with few ticks."""
+    if not values:
+        return None
+    low, high = min(0.0, *values), max(0.0, *values)
+    step = 0.5 if max(-low, high) > 0.5 else 0.25 if max(-low, high) > 0.2 else 0.1
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    ticks = tuple(i * step for i in range(first, max(last, first + 1) + 1))
+    return charts.Scale(ticks[0], ticks[-1], ticks)
 
 
 def _probe_view(probe: criticism.Probe) -> dict[str, Any]:
