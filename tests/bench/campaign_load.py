@@ -51,7 +51,7 @@ def main() -> int:
     return 0 if sound else 1
 
 
-class database:  # noqa: N801 - used as a function
+class database:
     """An empty database of a kind, as a context."""
 
     def __init__(self, kind: str, folder: Path) -> None:
@@ -75,7 +75,8 @@ class database:  # noqa: N801 - used as a function
 def line(kind: str, report: Report) -> str:
     """What a person wants to know."""
     times = "; ".join(
-        f"{name}s: n {report.requests[name]:,}, 50 % {q[0]:.1f} ms, 90 % {q[1]:.1f}, 99 % {q[2]:.1f}, most {q[3]:.1f}"
+        f"{name}s: n {report.requests[name]:,}, 50 % {q[0]:.1f} ms, 90 % {q[1]:.1f}, 99 % {q[2]:.1f}, "
+        f"most {q[3]:.1f}"
         for name, q in report.quantiles.items()
     )
     return (
