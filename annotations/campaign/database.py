@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,7 +69,13 @@ class Database:
         self.url = url
         self.is_sqlite = url.get_backend_name() == "sqlite"
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgresql_engine(url)
-        self._reader = self.engine.execution_options(reading=True)
+        # On PostgreSQL a single query needs no transaction; what needs one snapshot of many asks for it.
+        self._reader = self.engine.execution_options(
+            **({"reading": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"})
+        )
+        self._compiled: dict[Any, str] = {}
+        # What `write` raises comes from the driver as it is.
+        self._errors: tuple[type[Exception], ...] = (DBAPIError, self.engine.dialect.loaded_dbapi.Error)
         self._together = _Together(self.engine) if self.is_sqlite else None
 
     @property
@@ -83,6 +89,35 @@ class Database:
         with self._reader.connect() as connection:
             yield connection
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A connection whose queries all see the same moment."""
+        options = {"reading": True} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        with self.engine.connect().execution_options(**options) as connection, connection.begin():
+            yield connection
+
+    def write(self, connection: Connection, *changes: tuple[Any, Sequence[dict[str, Any]]]) -> None:
+        """Run statements that return nothing, each with its sets of parameters.
+
+        On PostgreSQL they go out together and their results are waited for once: a statement at a time, most
+        of a short transaction is waiting.
+        """
+        changes = tuple((statement, rows) for statement, rows in changes if rows)
+        if self.is_sqlite:
+            for statement, rows in changes:
+                connection.execute(statement, rows)
+            return
+        driver: Any = connection.connection.driver_connection
+        with driver.pipeline():
+            for statement, rows in changes:
+                text = self._compiled.get(statement)
+                if text is None:
+                    names = list(rows[0])
+                    text = str(statement.compile(dialect=self.engine.dialect, column_keys=names))
+                    self._compiled[statement] = text
+                for row in rows:
+                    driver.execute(text, row)
+
     def transact(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction that is durable when this returns.
 
@@ -94,7 +129,7 @@ class Database:
             try:
                 with self.engine.begin() as connection:
                     return work(connection)
-            except DBAPIError as error:
+            except self._errors as error:
                 if attempt == _RETRIES - 1 or not _passes(error):
                     raise
                 time.sleep(0.01 * 2**attempt)
@@ -266,16 +301,17 @@ def _sqlite_engine(url: URL) -> Engine:
 
 def _postgresql_engine(url: URL) -> Engine:
     try:
-        return sa.create_engine(url, pool_size=16, max_overflow=48, pool_pre_ping=True)
+        return sa.create_engine(url, pool_size=16, max_overflow=48)
     except ImportError as error:
         raise BeyondError(
             f"PostgreSQL needs the package {error.name}; pip install 'beyond-accuracy[campaign]'"
         ) from error
 
 
-def _passes(error: DBAPIError) -> bool:
+def _passes(error: Exception) -> bool:
     """Whether a failure is of the kind that passes: trying again may help."""
-    if isinstance(error.orig, sqlite3.OperationalError):
-        return "locked" in str(error.orig) or "busy" in str(error.orig)
-    state = getattr(error.orig, "sqlstate", None)
-    return state in _RETRY_STATES or (isinstance(error, OperationalError) and error.connection_invalidated)
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, sqlite3.OperationalError):
+        return "locked" in str(cause) or "busy" in str(cause)
+    lost = isinstance(error, OperationalError) and error.connection_invalidated
+    return lost or getattr(cause, "sqlstate", None) in _RETRY_STATES

@@ -11,7 +11,18 @@ from sqlalchemy.engine import Connection
 
 from annotations.campaign import assignment
 from annotations.campaign.database import Database
-from annotations.campaign.rows import A, Q, R, lock_questions, save_questions, step_done
+from annotations.campaign.rows import (
+    LEASED,
+    SAVE_COUNTS,
+    A,
+    Counts,
+    Q,
+    R,
+    counter_rows,
+    lock_questions,
+    save_questions,
+    step_done,
+)
 from annotations.campaign.rules import Rules
 
 _BLOCK = 64  # raters go through the pairs in blocks of this size by priority, each in an order of their own
@@ -28,7 +39,9 @@ _HELD = (
 )
 
 
-_RATER, _NOW = sa.bindparam("rater"), sa.bindparam("now")
+_RATER: Any = sa.bindparam("rater")
+_NOW: Any = sa.bindparam("now")
+_ARM: Any = sa.bindparam("arm")
 _HOLDS = (
     sa.select(*_HELD)
     .join(Q, Q.c.id == A.c.question_ref)
@@ -40,29 +53,27 @@ _RENEW = (
     .where(A.c.rater_ref == _RATER, A.c.state == "leased", A.c.expires_at > _NOW)
     .values(expires_at=sa.bindparam("until"))
 )
+_GIVEN = sa.and_(A.c.rater_ref == _RATER, A.c.question_ref == Q.c.id)
 _NOT_GIVEN = ~sa.exists().where(A.c.rater_ref == _RATER, A.c.question_ref == Q.c.id, A.c.state != "expired")
-_COLUMNS = (Q.c.id, Q.c.image_ref, Q.c.expected, Q.c.rank)
-_ARM = sa.bindparam("arm")
+_CHOICES = sa.select(
+    Q.c.id, Q.c.image_ref, Q.c.class_index, Q.c.arm, Q.c.expected, Q.c.rank, A.c.id.label("before")
+).outerjoin(A, _GIVEN)
+_NEW = sa.or_(A.c.id.is_(None), A.c.state == "expired")  # not given, or held too long without an answer
 _OPEN = [Q.c.role == "work", Q.c.arm == _ARM]
-_PAIRS = (
-    sa.select(*_COLUMNS)
-    .where(*_OPEN, Q.c.is_open, _NOT_GIVEN)
-    .order_by(Q.c.rank)
-    .limit(sa.bindparam("limit"))
-)
-_GOLD = sa.select(*_COLUMNS).where(Q.c.role == "gold", sa.or_(Q.c.arm == "", Q.c.arm == _ARM), _NOT_GIVEN)
+_PAIRS = _CHOICES.where(*_OPEN, Q.c.is_open, _NEW).order_by(Q.c.rank).limit(sa.bindparam("limit"))
+# Gold and practice are always open; to say so lets the index be used.
+_GOLD = _CHOICES.where(Q.c.role == "gold", Q.c.is_open, sa.or_(Q.c.arm == "", Q.c.arm == _ARM), _NEW)
 _PRACTICE = (
-    sa.select(*_COLUMNS)
-    .where(Q.c.role == "practice", _NOT_GIVEN)
-    .order_by(Q.c.id)
-    .limit(sa.bindparam("limit"))
+    _CHOICES.where(Q.c.role == "practice", Q.c.is_open, _NEW).order_by(Q.c.id).limit(sa.bindparam("limit"))
 )
-_ANY_LEFT = sa.select(Q.c.id).where(*_OPEN, sa.or_(Q.c.is_open, Q.c.leased > 0), _NOT_GIVEN).limit(1)
-_IDS = sa.bindparam("ids", expanding=True)
-_LOCK_OPEN = (
-    sa.select(Q.c.id).where(Q.c.id.in_(_IDS), Q.c.is_open).order_by(Q.c.id).with_for_update(skip_locked=True)
+_ANY_OPEN = sa.select(Q.c.id).where(*_OPEN, Q.c.is_open, _NOT_GIVEN).limit(1)
+_OTHERS = A.alias()
+_ANY_HELD = (
+    sa.select(Q.c.id)
+    .join(_OTHERS, _OTHERS.c.question_ref == Q.c.id)
+    .where(_OTHERS.c.state == LEASED, *_OPEN, _NOT_GIVEN)
+    .limit(1)
 )
-_BEFORE = sa.select(A.c.id, A.c.question_ref).where(A.c.rater_ref == _RATER, A.c.question_ref.in_(_IDS))
 _INSERT = sa.insert(A)
 _AGAIN = ("purpose", "attempt", "position", "state", "leased_at", "expires_at")
 _HOLD_AGAIN = (
@@ -93,18 +104,15 @@ class Giver:
             need = min(need, self.left(connection, rater) - len(held))
         if need <= 0:
             return held
-        given = self.choose(connection, rater, need, {row.image_ref for row in held})
-        if not given:
-            return held
-        self.hold(connection, rater, given, now)
-        return self.held(connection, rater.id, now)
+        given, counts = self.choose(connection, rater, need, {row.image_ref for row in held})
+        return [*held, *self._hold(connection, rater, given, counts, now)] if given else held
 
     def may_come(self, connection: Connection, rater: SimpleNamespace) -> bool:
         """Whether there is, or may be, a pair for the rater: one that is open, or held by somebody else."""
         if rater.frozen_at is not None or (rater.quota is not None and rater.answered >= rater.quota):
             return False
         values = {"rater": rater.id, "arm": rater.arm}
-        return connection.execute(_ANY_LEFT, values).first() is not None
+        return any(connection.execute(some, values).first() for some in (_ANY_OPEN, _ANY_HELD))
 
     def left(self, connection: Connection, rater: SimpleNamespace) -> int:
         """How many answers the rater may still give in this stage."""
@@ -114,96 +122,109 @@ class Giver:
 
     def choose(
         self, connection: Connection, rater: SimpleNamespace, need: int, images: set[int]
-    ) -> list[int]:
-        """Numbers of new questions for a rater, in order; those of pairs to judge are locked."""
+    ) -> tuple[list[Any], dict[int, Counts]]:
+        """New questions for a rater, in order, and the counters of those that are pairs, which are locked."""
         if rater.stage == "practice":
-            mine = connection.execute(_PRACTICE, {"rater": rater.id, "limit": need})
-            return [row.id for row in mine]
+            return list(connection.execute(_PRACTICE, {"rater": rater.id, "limit": need})), {}
         gold = list(connection.execute(_GOLD, {"rater": rater.id, "arm": rater.arm}))
         gold.sort(key=lambda row: assignment.order(self._key, rater.id, row.id))
         if rater.stage == "qualification":
-            return [row.id for row in _balanced(gold, need, rater.position)]
+            return _balanced(gold, need, rater.position), {}
         rate = self.config.gold_rate
         places = [rater.position + 1 + i for i in range(need)]
         is_gold = [assignment.is_gold_place(self._key, rater.id, place, rate) for place in places]
-        golds = [row.id for row in gold[: sum(is_gold)]]
+        golds = gold[: sum(is_gold)]
         # Gold alone, where there is nothing left to judge, would be known for gold.
-        pairs = self._choose_pairs(connection, rater, max(need - len(golds), 1), images)
-        if not pairs:
-            return []
-        chosen: list[int] = []
-        for wants_gold in is_gold:
+        pairs, counts = self._choose_pairs(connection, rater, max(need - len(golds), 1), images)
+        chosen: list[Any] = []
+        for wants_gold in is_gold if pairs else ():
             if wants_gold and golds:
                 chosen.append(golds.pop())
             elif pairs:
                 chosen.append(pairs.pop(0))
             else:
                 break
-        return chosen
+        return chosen, counts
 
     def _choose_pairs(
         self, connection: Connection, rater: SimpleNamespace, need: int, images: set[int]
-    ) -> list[int]:
+    ) -> tuple[list[Any], dict[int, Counts]]:
         """Open pairs of high priority, in the rater's own order, no image twice while it can be helped."""
         values = {"rater": rater.id, "arm": rater.arm, "limit": 2 * _BLOCK + need}
         rows = list(connection.execute(_PAIRS, values))
         rows.sort(key=lambda row: (row.rank // _BLOCK, assignment.order(self._key, rater.id, row.id)))
         seen = set(images)
-        first: list[int] = []
-        later: list[int] = []
+        first: list[Any] = []
+        later: list[Any] = []
         for row in rows:
-            (later if row.image_ref in seen else first).append(row.id)
+            (later if row.image_ref in seen else first).append(row)
             seen.add(row.image_ref)
         wanted = [*first, *later]
-        chosen: list[int] = []
+        chosen: list[Any] = []
+        counts: dict[int, Counts] = {}
         while wanted and len(chosen) < need:
             some, wanted = wanted[: need - len(chosen)], wanted[need - len(chosen) :]
-            if not self.database.is_sqlite:
-                got = set(connection.execute(_LOCK_OPEN, {"ids": some}).scalars())
-                some = [question for question in some if question in got]
-            chosen += some
-        return chosen
+            # Whoever else has one locked may be filling it: take others meanwhile, and look again at these.
+            locked = lock_questions(self.database, connection, [row.id for row in some], skip=True)
+            counts |= locked
+            chosen += [row for row in some if row.id in locked and locked[row.id].is_open(self.config)]
+        return chosen, counts
 
-    def hold(
-        self, connection: Connection, rater: SimpleNamespace, question_ids: list[int], now: float
-    ) -> None:
-        """Give questions to a rater, from the rater's next place on."""
-        # Pairs are locked already; gold is not waited for, since that could become a circle.
-        counts = lock_questions(self.database, connection, question_ids, skip=True)
-        before = {
-            row.question_ref: row.id
-            for row in connection.execute(_BEFORE, {"rater": rater.id, "ids": question_ids})
-        }
-        new, again = [], []
-        for place, question_id in enumerate(question_ids, start=rater.position + 1):
-            if question_id in counts:
-                counts[question_id].hold(1)
+    def _hold(
+        self,
+        connection: Connection,
+        rater: SimpleNamespace,
+        given: list[Any],
+        counts: dict[int, Counts],
+        now: float,
+    ) -> list[SimpleNamespace]:
+        """Give questions to a rater, from the rater's next place on; returns them as `held` would."""
+        new, again, held = [], [], []
+        until = now + self.config.lease_seconds
+        for place, row in enumerate(given, start=rater.position + 1):
+            if row.id in counts:
+                counts[row.id].hold(1)
             values = {
                 "purpose": rater.stage,
                 "attempt": rater.attempt,
                 "position": place,
                 "state": "leased",
                 "leased_at": now,
-                "expires_at": now + self.config.lease_seconds,
+                "expires_at": until,
             }
-            if question_id in before:
-                again.append({"key": before[question_id], **{f"b_{name}": values[name] for name in _AGAIN}})
-                continue
-            token = assignment.token(self._key, rater.id, question_id)
-            new.append({"token": token, "question_ref": question_id, "rater_ref": rater.id, **values})
-        if new:
-            connection.execute(_INSERT, new)
-        if again:
-            connection.execute(_HOLD_AGAIN, again)
-        save_questions(connection, self.config, [one for one in counts.values() if one.role == "work"])
-        rater.position += len(question_ids)
-        connection.execute(_SET_POSITION, {"key": rater.id, "place": rater.position})
+            token = assignment.token(self._key, rater.id, row.id)
+            if row.before is not None:
+                again.append({"key": row.before, **{f"b_{name}": values[name] for name in _AGAIN}})
+            else:
+                rest = {"counted": False, "flag": "", "question_ref": row.id, "rater_ref": rater.id}
+                new.append({"token": token, **rest, **values})
+            held.append(
+                SimpleNamespace(
+                    token=token,
+                    class_index=row.class_index,
+                    position=place,
+                    purpose=rater.stage,
+                    arm=row.arm,
+                    image_ref=row.image_ref,
+                    expires_at=until,
+                )
+            )
+        rater.position += len(given)
+        pairs = [counts[row.id] for row in given if row.id in counts]
+        self.database.write(
+            connection,
+            (_INSERT, new),
+            (_HOLD_AGAIN, again),
+            (SAVE_COUNTS, counter_rows(self.config, pairs)),
+            (_SET_POSITION, [{"key": rater.id, "place": rater.position}]),
+        )
+        return held
 
     def reap(self, now: float) -> None:
         """Take back questions that were held too long."""
 
         def work(connection: Connection) -> None:
-            late = [A.c.state == "leased", A.c.expires_at <= now]
+            late = [A.c.state == LEASED, A.c.expires_at <= now]
             found = connection.execute(sa.select(A.c.question_ref).where(*late).limit(1000)).scalars().all()
             if not found:
                 return

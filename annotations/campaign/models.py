@@ -74,14 +74,7 @@ class Question(Base):
         CheckConstraint("class_index >= 0 AND class_index < 1000", name="class_in_range"),
         CheckConstraint("counted >= 0 AND leased >= 0", name="no_negative_count"),
         CheckConstraint("role <> 'work' OR counted + leased <= wanted", name="redundancy"),
-        Index(
-            "questions_open",
-            "role",
-            "arm",
-            "rank",
-            sqlite_where=text("is_open"),
-            postgresql_where=text("is_open"),
-        ),
+        Index("questions_open", "role", "arm", "is_open", "rank"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -13,21 +13,22 @@ from annotations.campaign import assignment
 from annotations.campaign.database import Database
 from annotations.campaign.rows import (
     COUNTS,
+    SAVE_COUNTS,
     A,
     Counts,
     E,
     Q,
     R,
-    lock_questions,
+    counter_rows,
     qualification_round,
-    save_questions,
     step_done,
 )
 from annotations.campaign.rules import Rules
 from annotations.campaign.types import ANSWERS, Feedback, Item, Outcome
 
 _SAVED = ("state", "answer", "answered_at", "response_ms", "counted", "flag", "sequence", "expires_at")
-_RATER, _TOKENS = sa.bindparam("rater"), sa.bindparam("tokens", expanding=True)
+_RATER: Any = sa.bindparam("rater")
+_TOKENS: Any = sa.bindparam("tokens", expanding=True)
 _SAVE_ASSIGNMENT = (
     sa.update(A)
     .where(A.c.id == sa.bindparam("key"))
@@ -49,7 +50,6 @@ _KNOWN = (
     .join(A, sa.and_(A.c.rater_ref == E.c.rater_ref, A.c.question_ref == E.c.question_ref))
     .where(E.c.rater_ref == _RATER, E.c.client_key.in_(sa.bindparam("keys", expanding=True)))
 )
-_QUESTIONS = sa.select(A.c.question_ref).where(A.c.rater_ref == _RATER, A.c.token.in_(_TOKENS))
 _GIVEN = (
     sa.select(
         A.c.id.label("assignment_id"),
@@ -67,7 +67,10 @@ _GIVEN = (
     )
     .join(Q, Q.c.id == A.c.question_ref)
     .where(A.c.rater_ref == _RATER, A.c.token.in_(_TOKENS))
+    .order_by(Q.c.id)
 )
+# Both, so that nobody takes a lease back between one and the other; questions first.
+_LOCK_GIVEN = _GIVEN.with_for_update(of=[Q, A])
 _LATEST = (
     sa.select(A.c.sequence)
     .where(A.c.rater_ref == _RATER, A.c.sequence.is_not(None), A.c.purpose == "work")
@@ -112,19 +115,17 @@ class Outbox:
         items: Sequence[Item],
         now: float,
     ) -> None:
-        self.rules, self.config, self.connection = rules, rules.config, connection
+        self.database, self.connection = database, connection
+        self.rules, self.config = rules, rules.config
         self.rater, self.items, self.now = rater, items, now
         self.must_pause = False
         keys = {"rater": rater.id, "keys": [item.key for item in items]}
         found = connection.execute(_KNOWN, keys)
         self.known = {row.client_key: (row.kind, row.answer, row.token) for row in found}
         tokens = {"rater": rater.id, "tokens": list({item.token for item in items})}
-        if not database.is_sqlite:
-            # Questions first, and then what is read of them: nobody takes a lease back in between.
-            lock_questions(database, connection, connection.execute(_QUESTIONS, tokens).scalars())
         self.given: dict[str, _Given] = {}
         counts: dict[int, Counts] = {}
-        for row in connection.execute(_GIVEN, tokens):
+        for row in connection.execute(_GIVEN if database.is_sqlite else _LOCK_GIVEN, tokens):
             self.given[row.token] = _Given(row, counts.setdefault(row.id, Counts(row)))
         self.latest: set[int] = set()  # numbers of the latest answers of the work; more than can be undone
         if any(item.kind == "undo" for item in items):
@@ -241,20 +242,24 @@ class Outbox:
         return Feedback(item.answer == known, known, given.question.explanation)
 
     def _write(self) -> None:
-        connection, rater = self.connection, self.rater
-        connection.execute(_INSERT_EVENTS, self.events)
-        connection.execute(_SAVE_ASSIGNMENT, [given.row() for given in self.touched.values()])
-        questions = {given.question.id: given.question for given in self.touched.values()}
-        save_questions(connection, self.config, [questions[number] for number in sorted(questions)])
-        self._advance()
+        touched = list(self.touched.values())
+        questions = {given.question.id: given.question for given in touched}
+        self._advance(touched)
         names = ("answered", "sequence", "attempt", "stage", "gold_seen", "gold_right")
-        values = {f"b_{name}": getattr(rater, name) for name in names}
-        connection.execute(_SAVE_RATER, {"key": rater.id, **values})
+        values = {f"b_{name}": getattr(self.rater, name) for name in names}
+        self.database.write(
+            self.connection,
+            (_INSERT_EVENTS, self.events),
+            (_SAVE_ASSIGNMENT, [given.row() for given in touched]),
+            (SAVE_COUNTS, counter_rows(self.config, questions.values())),
+            (_SAVE_RATER, [{"key": self.rater.id, **values}]),
+        )
 
-    def _advance(self) -> None:
+    def _advance(self, touched: Sequence[_Given]) -> None:
         """Move the rater on, where a round is over."""
         rater, rules, config = self.rater, self.rules, self.config
         if rater.stage in ("practice", "qualification"):
+            self.connection.execute(_SAVE_ASSIGNMENT, [given.row() for given in touched])
             if step_done(self.connection, rater) < rules.step_of(rater.stage):
                 return
             if rater.stage == "practice":

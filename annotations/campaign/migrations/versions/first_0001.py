@@ -114,14 +114,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("image_ref", "class_index", "arm"),
     )
-    op.create_index(
-        "questions_open",
-        "questions",
-        ["role", "arm", "rank"],
-        unique=False,
-        sqlite_where=sa.text("is_open"),
-        postgresql_where=sa.text("is_open"),
-    )
+    op.create_index("questions_open", "questions", ["role", "arm", "is_open", "rank"])
 
     op.create_table(
         "sessions",
