@@ -102,9 +102,10 @@ def test_the_page_says_what_was_confirmed_and_by_how_much() -> None:
     assert rows
     labels = [a.get("aria-label") or "" for tag, a in elements.found if tag == "svg"]
     for row in rows:
-        want = (
-            f"{row['subject']}, dim light: {100 * int(row['criticisms']) / int(row['n_criticisms']):.1f} % of"
-        )
+        n, of = row["criticisms"], row["n_criticisms"]
+        assert isinstance(n, int)
+        assert isinstance(of, int)
+        want = f"{row['subject']}, dim light: {100 * n / of:.1f} % of"
         assert any(label.startswith(want) for label in labels), want
     text = " ".join(elements.text)
     assert "What goes with being unsure" in text
