@@ -15,7 +15,7 @@ from statistics import median
 
 import pandas as pd
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, Response
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from leaderboard.entries import load_entries
@@ -150,8 +150,8 @@ def _local(table: str) -> str:
 
 def _weigh(page: Page, address: str) -> dict[str, int]:
     """Open a page and return the bytes of each file that it asks for, unpacked."""
-    replies = []
-    page.on("response", replies.append)
+    replies: list[Response] = []
+    page.on("response", lambda reply: replies.append(reply))
     page.goto(f"{address}/index.html")
     page.wait_for_load_state("networkidle")
     return {reply.url.removeprefix(address): len(reply.body()) for reply in replies if reply.status == 200}

@@ -78,13 +78,13 @@ def test_headline_is_that_of_the_raw_predictions(
         right += int(((top == labels) & judged).sum())
         rejected += int(((top == labels) & judged & ~good).sum())
         shares[path.stem] = (missed & good).sum() / missed.sum()
-    found = board.headline
-    assert found is not None
-    assert (found.wrong, found.accepted) == (wrong, accepted)
-    assert (found.right, found.rejected) == (right, rejected)
-    assert found.images == judged.sum()
-    assert min(shares, key=lambda name: shares[name]) == board.entries[found.least].info.records.path[:-4]  # type: ignore[index]
-    assert max(shares, key=lambda name: shares[name]) == board.entries[found.most].info.records.path[:-4]  # type: ignore[index]
+    headline = board.headline
+    assert headline is not None
+    assert (headline.wrong, headline.accepted) == (wrong, accepted)
+    assert (headline.right, headline.rejected) == (right, rejected)
+    assert headline.images == judged.sum()
+    assert min(shares, key=lambda name: shares[name]) == board.entries[headline.least].info.records.path[:-4]  # type: ignore[index]
+    assert max(shares, key=lambda name: shares[name]) == board.entries[headline.most].info.records.path[:-4]  # type: ignore[index]
     assert f"people accept <b>{100 * accepted / wrong:.0f}&nbsp;%</b>" in files["index.md"]
     assert f"{accepted:,} accepted" in files["index.md"]
 
@@ -183,6 +183,15 @@ def test_text_of_entries_stays_text(tmp_path: Path) -> None:
     assert table_csv(table_records(Board.of(entries))).splitlines()[2].startswith("made-up-0002,'=1+1,")
 
 
+def test_ties_on_a_page_are_those_of_the_ranking(board: Board, files: dict[str, str]) -> None:
+    for slug in ("resnet50", "vgg16", "fv_4k"):
+        page = files[f"entries/{slug}.md"]
+        shown = re.findall(rf'compare\.html\?a={slug}&amp;b=([^"]+)"', page)
+        tied = board.ranking.tied_with(slug)
+        assert set(shown) <= set(tied), slug
+        assert len(shown) == min(len(tied), 6), slug
+
+
 def test_generated_pages_are_one_line_of_html(files: dict[str, str]) -> None:
     for name, text in files.items():
         if name.endswith(".md") and name != "api.md":
@@ -236,7 +245,7 @@ def test_labels_are_spread(wanted: list[float], gap: float) -> None:
 def test_equal_steps_of_the_slope_are_equal_ratios_of_errors() -> None:
     steps = [graphics.error_position(1 - 0.8 * 0.5**k, 0.2, 0.9) for k in range(4)]
     assert np.diff(steps) == pytest.approx([-100 / 3] * 3)
-    assert (steps[0], steps[3]) == (pytest.approx(100), pytest.approx(0))
+    assert (steps[0], steps[3]) == pytest.approx((100, 0))
 
 
 def test_robustness_is_drawn_where_there_is_some(tmp_path: Path) -> None:
