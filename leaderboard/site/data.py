@@ -328,9 +328,9 @@ def browser_data(board: Board) -> str:
 def _browser_column(column: Column) -> dict[str, Any]:
     """Values, and the ends of intervals as distances from them, so that the numbers are short."""
     unit, usual = column.unit, column.usual_n
-    values: list[Any] = []
-    low: list[Any] = []
-    high: list[Any] = []
+    values: list[int | float | None] = []
+    low: list[float] = []
+    high: list[float] = []
     other_n: dict[int, int] = {}
     for row, metric in enumerate(column.values):
         value = None if metric is None else _scaled(metric.value, unit, metric.n)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -115,6 +114,13 @@ def _segments(ends: Iterable[tuple[float, float]]) -> str:
     return "".join(f"M0 {left:.2f}L1 {right:.2f}" for left, right in ends)
 
 
+# The left end of a line and the right end: which of a mark's values stands there.
+_SIDES: tuple[tuple[str, Callable[[Mark], float]], ...] = (
+    ("left", lambda mark: mark.x),
+    ("right", lambda mark: mark.y),
+)
+
+
 def ranks(marks: Sequence[Mark], *, most_names: int, label: str) -> Markup:
     """Places by top-1 (`x`) on the left and by what people accept (`y`) on the right, 1 at the top."""
     last = max((max(m.x, m.y) for m in marks), default=1)
@@ -133,8 +139,7 @@ def ranks(marks: Sequence[Mark], *, most_names: int, label: str) -> Markup:
     movers = {m.row for m in sorted(marks, key=lambda m: -abs(m.x - m.y))[: most_names // 2]}
     named = [m for m in marks if everyone or m.row in movers]
     gap = 100 / max(last, most_names)
-    ends: tuple[tuple[str, Callable[[Any], float]], ...] = (("left", lambda m: m.x), ("right", lambda m: m.y))
-    for side, key in ends:
+    for side, key in _SIDES:
         order = sorted(named, key=lambda m: (key(m), m.row))
         for mark, y in zip(order, spread([down(key(m)) for m in order], gap, 0, 100)):
             place, name = f"{key(mark):.0f}", escape(mark.label)

@@ -57,6 +57,7 @@ class Pages:
         self, board: Board, facts: Sequence[ClassFacts], scores: ClassScores, has: frozenset[str]
     ) -> None:
         self.board, self.facts, self.scores, self.has = board, facts, scores, has
+        self._at = {row: at for at, row in enumerate(board.by_rank)}
         self.environment = Environment(
             loader=FileSystemLoader(ASSETS),
             autoescape=True,
@@ -553,15 +554,15 @@ class Pages:
 
     def _tied(self, row: int) -> tuple[list[tuple[str, str]], int]:
         """The nearest entries that the data cannot tell from it, and how many more there are."""
-        ranks = self.board.ranks
-        if row not in ranks:
+        order, at = self.board.by_rank, self._at.get(row)
+        if at is None:
             return [], 0
-        others = [
-            self.board.rows[slug] for slug in self.board.ranking.tied_with(self.board.entries[row].slug)
-        ]
-        near = sorted(others, key=lambda r: abs(ranks[r].place - ranks[row].place))[:MOST_TIED]
-        near.sort(key=lambda r: ranks[r].place)
-        return [(self.board.entries[r].slug, self._name(r)) for r in near], len(others) - len(near)
+        better = self.board.ranking.better
+        others = np.flatnonzero(~(better[at] | better[:, at]))
+        others = others[others != at]
+        near = np.sort(others[np.argsort(np.abs(others - at), kind="stable")[:MOST_TIED]])
+        tied = [order[int(other)] for other in near]
+        return [(self.board.entries[r].slug, self._name(r)) for r in tied], len(others) - len(near)
 
     def _key_facts(self, row: int) -> list[dict[str, str]]:
         facts = []

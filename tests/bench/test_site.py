@@ -151,7 +151,7 @@ def _local(table: str) -> str:
 def _weigh(page: Page, address: str) -> dict[str, int]:
     """Open a page and return the bytes of each file that it asks for, unpacked."""
     replies: list[Response] = []
-    page.on("response", replies.append)
+    page.on("response", lambda reply: replies.append(reply))
     page.goto(f"{address}/index.html")
     page.wait_for_load_state("networkidle")
     return {reply.url.removeprefix(address): len(reply.body()) for reply in replies if reply.status == 200}

@@ -183,6 +183,15 @@ def test_text_of_entries_stays_text(tmp_path: Path) -> None:
     assert table_csv(table_records(Board.of(entries))).splitlines()[2].startswith("made-up-0002,'=1+1,")
 
 
+def test_ties_on_a_page_are_those_of_the_ranking(board: Board, files: dict[str, str]) -> None:
+    for slug in ("resnet50", "vgg16", "fv_4k"):
+        page = files[f"entries/{slug}.md"]
+        shown = re.findall(rf'compare\.html\?a={slug}&amp;b=([^"]+)"', page)
+        tied = board.ranking.tied_with(slug)
+        assert set(shown) <= set(tied), slug
+        assert len(shown) == min(len(tied), 6), slug
+
+
 def test_generated_pages_are_one_line_of_html(files: dict[str, str]) -> None:
     for name, text in files.items():
         if name.endswith(".md") and name != "api.md":
@@ -236,7 +245,7 @@ def test_labels_are_spread(wanted: list[float], gap: float) -> None:
 def test_equal_steps_of_the_slope_are_equal_ratios_of_errors() -> None:
     steps = [graphics.error_position(1 - 0.8 * 0.5**k, 0.2, 0.9) for k in range(4)]
     assert np.diff(steps) == pytest.approx([-100 / 3] * 3)
-    assert [steps[0], steps[3]] == pytest.approx([100, 0])
+    assert (steps[0], steps[3]) == pytest.approx((100, 0))
 
 
 def test_robustness_is_drawn_where_there_is_some(tmp_path: Path) -> None:
