@@ -31,6 +31,7 @@ except ImportError as error:
 T = TypeVar("T")
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+_CONNECTIONS = 10
 _RETRIES = 5
 _AT_ONCE = 64  # transactions that become durable together, at most
 _RETRY_STATES = {"40001", "40P01", "55P03"}  # PostgreSQL: serialisation, deadlock, lock not available
@@ -138,6 +139,12 @@ class Database:
     def locked(self, statement: sa.Select[Any], *, skip: bool = False, of: Any = None) -> sa.Select[Any]:
         """The statement with row locks, where the database has them."""
         return statement if self.is_sqlite else statement.with_for_update(skip_locked=skip, of=of)
+
+    def warm_up(self) -> None:
+        """Open the connections that answering many at once takes."""
+        with contextlib.ExitStack() as stack:
+            for _ in range(_CONNECTIONS):
+                stack.enter_context(self.engine.connect())
 
     def close(self) -> None:
         """Close all connections."""
@@ -301,7 +308,9 @@ def _sqlite_engine(url: URL) -> Engine:
 
 def _postgresql_engine(url: URL) -> Engine:
     try:
-        return sa.create_engine(url, pool_size=16, max_overflow=48)
+        # Few, and all opened by `warm_up`: each costs the server a process, and one Python uses them.
+        options = {"prepare_threshold": 2}
+        return sa.create_engine(url, connect_args=options, pool_size=_CONNECTIONS, max_overflow=0)
     except ImportError as error:
         raise BeyondError(
             f"PostgreSQL needs the package {error.name}; pip install 'beyond-accuracy[campaign]'"

@@ -338,7 +338,10 @@ class Store:
             )
             return NewSession(secret, rater_id, row.role, expires_at)
 
-        return self.database.transact(work)
+        try:
+            return self.database.transact(work)
+        except sa.exc.IntegrityError:
+            return None  # the same participant in two windows at the same moment
 
     def _new_rater(
         self, connection: Connection, role: Role, label: str, prolific: Prolific | None, now: float
@@ -626,6 +629,7 @@ class Store:
             self._batch(connection, rater, ())
             raise _TakenBackError
 
+        self.database.warm_up()
         with contextlib.suppress(_TakenBackError):
             self.database.transact(work)
         self.person("")

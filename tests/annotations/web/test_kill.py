@@ -22,8 +22,8 @@ def test_killing_the_server_loses_nothing(kind: str, tmp_path: Path, request: py
     else:
         server: PostgreSQL = request.getfixturevalue("postgresql")
         url = server.new_database()
-    report = load(url, raters=12, pairs=60, kills=2, pace=0.15, up=1.0, limit=90)
+    report = load(url, raters=8, pairs=36, kills=2, pace=0.15, up=0.8, limit=150)
     assert report.problems == []
     assert report.failures > 0  # the kills were felt
     assert report.recorded == report.acknowledged >= report.wanted
-    assert report.counted == report.wanted == 300
+    assert report.counted == report.wanted == 180
