@@ -64,7 +64,7 @@ class Attribute:
         name: What it is called.
         source: Where it comes from.
         values: Its values, in order.
-        codes: int16 (N,), position in `values`, −1 where unknown.
+        codes: int8 (N,), position in `values`, −1 where unknown.
         tested: Positions in `values` that are tested, each against the rest: all of them, or one of two.
         person: It is about people.
         only: Class that it can be said of alone, or None.
@@ -73,7 +73,7 @@ class Attribute:
     name: str
     source: str
     values: tuple[str, ...]
-    codes: npt.NDArray[np.int16]
+    codes: npt.NDArray[np.int8]
     tested: tuple[int, ...]
     person: bool = False
     only: int | None = None
@@ -302,7 +302,7 @@ def _attribute(
         return None, (
             f"attribute {name} has {len(names):,} different values; group them into at most {MAX_VALUES}"
         )
-    codes = np.full(n, -1, dtype=np.int16)
+    codes = np.full(n, -1, dtype=np.int8)
     codes[rows] = inverse
     tested: Sequence[int] = range(len(names))
     if len(names) == 2:
@@ -328,8 +328,8 @@ def from_factors(
         return [], ["imagenet-x: none of the images is annotated; it covers the ImageNet validation images"]
     found, same = [], []
     for factor in FACTORS:
-        codes = np.full(len(image_ids), -1, dtype=np.int16)
-        codes[at[known]] = factors[factor].to_numpy(dtype=np.int16)[known]
+        codes = np.full(len(image_ids), -1, dtype=np.int8)
+        codes[at[known]] = factors[factor].to_numpy(dtype=np.int8)[known]
         seen = np.unique(codes[codes >= 0])
         if len(seen) < 2:
             same.append(factor.replace("_", " "))
@@ -361,7 +361,7 @@ def from_label_sets(
     names = class_names()
     accepted = labels.verdict == Verdict.ACCEPTED
     count = np.bincount(labels.pair_image[accepted], minlength=len(labels))
-    several = np.full(len(image_ids), -1, dtype=np.int16)
+    several = np.full(len(image_ids), -1, dtype=np.int8)
     several[usable] = count[rows[usable]] > 1
     source = f"co-occurrence ({labels.source})"
     found = []
@@ -382,7 +382,7 @@ def from_label_sets(
         verdicts = labels.lookup(rows[mine], np.broadcast_to(companions, shape))
         there = verdicts == Verdict.ACCEPTED
         for j in np.flatnonzero((there.sum(axis=0) >= MIN_TOGETHER) & ~there.all(axis=0)).tolist():
-            codes = np.full(len(image_ids), -1, dtype=np.int16)
+            codes = np.full(len(image_ids), -1, dtype=np.int8)
             codes[mine] = there[:, j]
             name = f"also {names[int(companions[j])]}"
             found.append(Attribute(name, source, ("no", "yes"), codes, (1,), only=int(c)))

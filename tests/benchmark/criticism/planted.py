@@ -103,7 +103,7 @@ def make(seed: int, *, biased: bool, n: int = 1200, train: int = 1600) -> Plante
     labels, has = draw(n, training=False)
     ids = np.array([f"made-up-{seed}-{i:04d}" for i in range(n)], dtype=object)
     attributes = [
-        Attribute(name, "planted", ("no", "yes"), has[name].astype(np.int16), (1,))
+        Attribute(name, "planted", ("no", "yes"), has[name].astype(np.int8), (1,))
         for name in (PLANTED, *INNOCENT)
     ]
     return Planted(model, _images(rng, labels, has, patterns), torch.from_numpy(labels), attributes, ids)

@@ -15,7 +15,7 @@ def ids(n: int) -> np.ndarray:
 
 
 def attribute(name: str, has: np.ndarray, **more: object) -> Attribute:
-    return Attribute(name, "test", ("no", "yes"), has.astype(np.int16), (1,), **more)  # type: ignore[arg-type]
+    return Attribute(name, "test", ("no", "yes"), has.astype(np.int8), (1,), **more)  # type: ignore[arg-type]
 
 
 def test_halves_are_even_fixed_and_know_nothing_but_the_id() -> None:
@@ -73,7 +73,7 @@ def test_nothing_to_compare_is_no_finding() -> None:
     n = 40
     place, names = np.linspace(1, 2, n), ids(n)
     never, always = np.zeros(n, bool), np.ones(n, bool)
-    unknown = Attribute("unknown", "test", ("no", "yes"), np.full(n, -1, np.int16), (1,))
+    unknown = Attribute("unknown", "test", ("no", "yes"), np.full(n, -1, np.int8), (1,))
     for classes in (np.arange(n), np.zeros(n, int)):
         found = search(place, classes, names, [attribute("a", never), attribute("b", always), unknown])
         assert found.findings == ()

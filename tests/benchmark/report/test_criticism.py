@@ -182,6 +182,6 @@ def test_every_metric_and_table_is_in_the_registry() -> None:
 
 
 def test_attribute_words() -> None:
-    codes = np.zeros(1, np.int16)
+    codes = np.zeros(1, np.int8)
     assert Attribute("night", "s", ("no", "yes"), codes, (1,)).says(1) == "night"
     assert Attribute("place", "s", ("sea", "wood"), codes, (1,)).says(1) == "place: wood"
