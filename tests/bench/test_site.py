@@ -206,11 +206,16 @@ def test_table_of_1600_entries_beside_datatables(
         "first page, MB": round(weight / 1e6, 3),
         "DataTables' page, MB": round(heavier / 1e6, 3),
         "ready, ms": round(median(ready)),
-        **{f"sort {name}, ms": round(median(found), 1) for name, found in sorts.items()},
-        **{f"search {name}, ms": round(median(found), 1) for name, found in searches.items()},
+        **{
+            f"sort {name} (DataTables: event only), ms": round(median(found), 1)
+            for name, found in sorts.items()
+        },
+        **{
+            f"search {name} (DataTables: event only), ms": round(median(found), 1)
+            for name, found in searches.items()
+        },
     }
     benchmark.extra_info.update(figures)
     sys.stdout.write(f"\n{figures}\n")
     assert weight < MAX_WEIGHT, weights
-    assert median(sorts["ours"]) < 2 * median(sorts["datatables"])
-    assert median(searches["ours"]) < 2 * median(searches["datatables"])
+    # DataTables draws after the event has returned, so its times are not those of a drawn table: no ratio.
