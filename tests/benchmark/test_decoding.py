@@ -293,7 +293,7 @@ def test_workers_and_shared_memory_end_with_their_parent(how: signal.Signals, tm
         os.killpg(parent.pid, how)  # a terminal sends Ctrl-C to every process of the group
     else:
         parent.send_signal(how)
-    _, stderr = parent.communicate(timeout=20)
+    _, stderr = parent.communicate(timeout=90)
     deadline = time.monotonic() + 10
     while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -659,4 +659,4 @@ def test_the_search_box_finds_entries_and_classes(visit: Open) -> None:
         page.locator("input.md-search__input").click()
         page.locator("input.md-search__input").fill(words)
         found = page.locator(f".md-search-result__list a[href*='{link}']").first
-        expect(found).to_be_visible(timeout=15_000)
+        expect(found).to_be_visible(timeout=60_000)
