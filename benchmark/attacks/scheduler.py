@@ -557,7 +557,7 @@ class _Evaluation:
             broken = self._successes(attack, objective, owners, state)
             over = state.done.tolist()
             flat = state.flat.tolist()
-            bad = (~state.logits.isfinite().all(1)).tolist()
+            bad = self._not_finite(state, over, broken)
             leaving = []
             for row, (i, unit) in enumerate(owners):
                 if bad[row]:
@@ -651,6 +651,15 @@ class _Evaluation:
         state: State = attack.start(self.net, runs)
         return state
 
+    def _not_finite(self, state: State, over: list[bool], broken: set[int]) -> list[bool]:
+        """Rows whose logits are not finite where they are now."""
+        bad = ~state.logits.isfinite().all(1)
+        ended = [row for row, end in enumerate(over) if end and row not in broken]
+        if self.net.frozen is not None and ended:
+            # Fused activations turn NaN into a number, so the model itself has a look at where a run ended.
+            bad[ended] |= ~self.net.predict(state.point[ended]).isfinite().all(1)
+        return bad.tolist()
+
     def _successes(
         self, attack: Attack[Any], objective: Objective, owners: list[tuple[int, int]], state: State
     ) -> set[int]:
@@ -695,6 +704,8 @@ class _Evaluation:
             i, unit = owners[row]
             if not holds[k]:
                 self.refuted += 1
+                if not bool(logits[k].isfinite().all()):
+                    self.nan.add(i)
                 continue
             broken.add(row)
             previous = self.verdicts.get((i, objective))

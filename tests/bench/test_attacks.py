@@ -1,7 +1,9 @@
 """Speed and strength beside AutoAttack on a real ImageNet network.
 
 Both sides run in one process on the same images, batch size and threads. At the smaller radius AutoAttack
-spends minutes on each image that stays robust, so that runs only where BEYOND_BENCH_IMAGES says on how many.
+spends minutes on each image that stays robust, so that runs only where BEYOND_BENCH_IMAGES says on how many;
+take at least 48, or AutoAttack's batches are not full. What an image that stays robust costs is also measured
+in short, from a few steps of each attack at a radius where nothing breaks: a projection, named so.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import copy
 import importlib
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,20 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import nn
 
-from benchmark.attacks import Example, Execution, Report, evaluate, standard
+from benchmark.attacks import (
+    APGD,
+    FAB,
+    Attack,
+    Example,
+    Execution,
+    Net,
+    Report,
+    Square,
+    Suite,
+    evaluate,
+    standard,
+)
+from benchmark.attacks.attack import Runs
 from benchmark.classifier import Classifier
 from benchmark.images import open_image_set
 from benchmark.models import load
@@ -93,3 +109,101 @@ def test_standard_against_autoattack(
         stages=[str(stage) for stage in report.stages],
     )
     assert report.robust_accuracy() <= accuracy
+
+
+FULL = {"apgd-ce": 100, "apgd-t": 100, "fab-t": 100, "square": 5000}
+FEW_STEPS, MORE_STEPS = 1, 3
+# Parts of Square's schedule: first query, queries. Squares are of one size within each.
+SCHEDULE = ((1, 11), (20, 40), (100, 150), (300, 300), (700, 500), (1500, 1000), (3000, 2000), (4500, 999))
+
+
+def seconds(run: Callable[[], object]) -> float:
+    began = time.monotonic()
+    run()
+    return time.monotonic() - began
+
+
+def theirs(model: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: float, name: str) -> float:
+    """Seconds of AutoAttack's attack for its full budget, from what further steps cost."""
+    package: Any = importlib.import_module("pyautoattack")
+
+    def run(steps: int) -> float:
+        oracle = package.AutoAttack(model, norm="Linf", eps=eps, version="custom", attacks=[name], seed=0)
+        for attack in (oracle.apgd, oracle.apgd_targeted, oracle.fab):
+            attack.n_iter, attack.n_restarts, attack.n_target_classes = steps, 1, 9
+        oracle.square.n_queries = 10 * steps
+        return seconds(lambda: oracle.run_standard_evaluation(x, y, batch_size=BATCH))
+
+    scale = 10 if name == "square" else 1
+    return (run(MORE_STEPS) - run(FEW_STEPS)) / (scale * (MORE_STEPS - FEW_STEPS)) * FULL[name]
+
+
+def own(net: Net, examples: list[Example], eps: float, name: str) -> float:
+    """Seconds of our attack for the same budget, from what further steps cost."""
+    if name == "square":
+        return own_square(net, examples, eps)
+
+    def run(steps: int) -> float:
+        attacks: dict[str, Attack[Any]] = {
+            "apgd-ce": APGD(norm="linf", eps=eps, steps=steps),
+            "apgd-t": APGD(norm="linf", eps=eps, loss="dlr-targeted", steps=steps),
+            "fab-t": FAB(norm="linf", eps=eps, targeted=True, steps=steps),
+        }
+        suite = Suite("x", "", "linf", eps, (attacks[name],))
+        return seconds(lambda: evaluate(net, examples, suite, batch_size=BATCH))
+
+    return (run(MORE_STEPS) - run(FEW_STEPS)) / (MORE_STEPS - FEW_STEPS) * FULL[name]
+
+
+def own_square(net: Net, examples: list[Example], eps: float) -> float:
+    """What a query costs depends on the size of its square, so each part of the schedule is measured."""
+    attack = Square(norm="linf", eps=eps)
+    inside = torch.zeros(len(examples), 1000, dtype=torch.bool)
+    for row, example in enumerate(examples):
+        inside[row, example.label] = True
+    rows = torch.arange(len(examples))
+    state = attack.start(net, Runs(torch.stack([e.image for e in examples]), inside, rows * 0, rows))
+
+    def queries(count: int) -> float:
+        def run() -> None:
+            for _ in range(count):
+                attack.step(net, state)
+
+        return seconds(run)
+
+    total = 0.0
+    for first, count in SCHEDULE:
+        state.step.fill_(first - 1)
+        total += queries(1)  # fills memory, once for each size
+        total += (count - 1) * queries(3) / 3
+    return total
+
+
+def test_projected_cost_of_a_robust_image(benchmark: BenchmarkFixture, shared_data: Path) -> None:
+    """Seconds that `standard` takes for an image that stays robust, projected from a few steps."""
+    eps = 0.01 / 255
+    classifier = load("efficientnet-lite0")
+    model = classifier.module
+    candidates = photographs(shared_data, classifier, 2 * BATCH)
+    with torch.no_grad():
+        top = torch.cat([model(e.image[None]) for e in candidates]).topk(2, dim=1)
+    # The images farthest from a decision, labelled as predicted, so that none breaks on either side.
+    order = (top.values[:, 0] - top.values[:, 1]).argsort(descending=True)[:BATCH].tolist()
+    examples = [Example(candidates[i].id, candidates[i].image, int(top.indices[i, 0])) for i in order]
+    x, y = torch.stack([e.image for e in examples]), torch.tensor([e.label for e in examples])
+    net = Net(model, execution=Execution.fast(), example=x[:4], rows=BATCH)
+    mine: dict[str, float] = benchmark.pedantic(
+        lambda: {name: own(net, examples, eps, name) / BATCH for name in FULL}, rounds=1
+    )
+    other = copy.deepcopy(model)
+    peer = {name: theirs(other, x, y, eps, name) / BATCH for name in FULL}
+    ratio = sum(peer.values()) / sum(mine.values())
+    benchmark.extra_info.update(
+        images=BATCH,
+        threads=torch.get_num_threads(),
+        packed=net.frozen.packed if net.frozen else net.unfrozen,
+        projected_seconds={k: round(v, 1) for k, v in mine.items()},
+        autoattack_projected_seconds={k: round(v, 1) for k, v in peer.items()},
+        ratio=round(ratio, 2),
+    )
+    assert all(v > 0 for v in (*mine.values(), *peer.values()))

@@ -350,6 +350,24 @@ def test_compiled_network_gives_the_same_logits_and_gradients() -> None:
         assert torch.allclose(a, b, atol=1e-5)
 
 
+class Explodes(Small):
+    """NaN as soon as any pixel leaves the grey that the clean image has."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        off = ((x * 50).frac() != 0).flatten(1).any(1)
+        return super().forward(x.masked_fill(off[:, None, None, None], torch.nan))
+
+
+def test_nan_is_seen_behind_fused_activations() -> None:
+    model = Explodes().eval()
+    grey = torch.full((3, SIDE, SIDE), 0.5)
+    some = [Example("grey", grey, int(model(grey[None]).argmax()))]
+    report = evaluate(model, some, suite(), execution=Execution.fast())
+    assert report.settings["packed"] > 0
+    assert [o.status for o in report.outcomes] == ["failed"]
+    assert "nan_logits" in {f.kind for f in report.findings}
+
+
 class Checkpointed(Small):
     recompute = False
     passes = 0
