@@ -446,6 +446,9 @@ def _unpaired(
         for name in there:
             if not chosen.takes(track, name, there):
                 continue
+            if is_better_higher(track, name) is None:
+                notes.append(f"{name} has no better direction, so it was not tested.")
+                continue
             finding = _two_shares(track, name, one.metrics[name], two.metrics[name], chosen.margin(name))
             if finding is None:
                 notes.append(f"{name} has no interval, so it was not tested.")
@@ -522,8 +525,11 @@ def _or(value: float | None, other: float) -> float:
     return other if value is None else value
 
 
-def is_better_higher(track: str, metric: str) -> bool:
-    """Whether a higher value is better, by the registry of tracks; yes for what it does not know."""
+def is_better_higher(track: str, metric: str) -> bool | None:
+    """Whether a higher value is better, by the registry of tracks; yes for what it does not know.
+
+    None where neither direction is: such a metric can change, and cannot drop.
+    """
     from benchmark.tracks import TRACKS
 
     try:

@@ -64,7 +64,9 @@ class CampaignConfig(BaseModel):
     lease_seconds: float = Field(
         900, ge=1, le=86_400, description="How long a question is held for the rater who was given it."
     )
-    prefetch: int = Field(8, ge=1, le=50, description="Questions given at a time.")
+    prefetch: int = Field(
+        16, ge=1, le=50, description="Questions given at a time: answers that go on without a connection."
+    )
     minimum_dwell_ms: int = Field(
         250, ge=0, le=10_000, description="The page takes no answer before; faster ones are flagged."
     )

@@ -28,7 +28,7 @@ JSON for raters. A request that changes something needs the header `X-CSRF-Token
 
 GET /api/state::
 
-    {"csrf": "…", "progress": PROGRESS, "settings": {"prefetch": 8, "minimum_dwell_ms": 250,
+    {"csrf": "…", "progress": PROGRESS, "settings": {"prefetch": 16, "minimum_dwell_ms": 250,
      "maybe_allowed": true, "break_every": 250, "undo_limit": 20, "lease_seconds": 900}}
 
 GET /api/questions?want=8: the questions the rater holds, in order, filled up to `want` (at most `prefetch`)::

@@ -18,13 +18,13 @@ class MetricInfo:
         name: Key in the scorecard; `{source}` stands for the name of a source of annotations.
         title: A few words for tables and charts.
         description: One sentence: share of what, over what.
-        higher_is_better: False where a lower value is the better one.
+        higher_is_better: False where a lower value is the better one, None where neither is.
     """
 
     name: str
     title: str
     description: str
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
 
 
 @dataclass(frozen=True)
@@ -256,14 +256,15 @@ CRITICISM = TrackInfo(
         MetricInfo(
             "co_occurrence_gap",
             "Co-occurrence gap",
-            "Accuracy with the companion in the image minus accuracy without it, over pairs of classes.",
-            higher_is_better=False,
+            "Accuracy with the companion in the image minus accuracy without it, over pairs of classes; "
+            "0 needs no company.",
+            higher_is_better=None,
         ),
         MetricInfo(
             "co_occurrence_distance_gap",
             "Co-occurrence distance",
             "The same for the distance to the decision boundary.",
-            higher_is_better=False,
+            higher_is_better=None,
         ),
     ),
     tables={

@@ -93,8 +93,8 @@ class Column:
         return Counter(metric.n for metric in self.values if metric is not None).most_common(1)[0][0]
 
     @property
-    def higher_is_better(self) -> bool:
-        """Whether a larger value is the better one."""
+    def higher_is_better(self) -> bool | None:
+        """Whether a larger value is the better one; None where neither is."""
         info = TRACKS.get(self.track)
         return next((m.higher_is_better for m in info.metrics if m.name == self.key), True) if info else True
 
@@ -358,7 +358,7 @@ def _browser_column(column: Column) -> dict[str, Any]:
             result[key] = [int(x) if float(x).is_integer() else x for x in found]
     if other_n:
         result["m"] = other_n
-    if not column.higher_is_better:
+    if column.higher_is_better is False:
         result["less"] = True
     return result
 

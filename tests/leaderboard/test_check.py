@@ -103,6 +103,25 @@ def test_a_planted_drop_fails_against_a_bare_scorecard_which_says_it_is_unpaired
     assert (paired.detectable or 1) < (top1.detectable or 0) / 3
 
 
+def test_what_has_no_better_direction_is_not_tested(folder: Path, tmp_path: Path) -> None:
+    card = json.loads((folder / "base" / SCORECARD_FILE).read_text())
+    gap = {
+        "value": -0.05,
+        "ci_low": -0.07,
+        "ci_high": -0.03,
+        "n": 7799,
+        "method": "normal",
+        "unit": "fraction",
+    }
+    card["tracks"]["criticism"] = {"version": 1, "metrics": {"co_occurrence_gap": gap}, "tables": {}}
+    for name, value in (("old", -0.05), ("new", -0.5)):
+        gap |= {"value": value, "ci_low": value - 0.02, "ci_high": value + 0.02}
+        (tmp_path / f"{name}.json").write_text(json.dumps(card))
+    found = gate(tmp_path / "new.json", tmp_path / "old.json", metrics=["co_occurrence_gap", "top1"])
+    assert {row.metric for row in found.rows} == {"top1"}
+    assert any("co_occurrence_gap has no better direction" in note for note in found.notes)
+
+
 def test_quality_that_is_only_shuffled_passes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for pair in (("shuffled", "other"), ("other", "shuffled"), ("base", "base")):
         assert beyond("check", folder / pair[0], "--baseline", folder / pair[1]) == 0

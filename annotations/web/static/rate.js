@@ -71,7 +71,7 @@ function build() {
 // State ------------------------------------------------------------------------------------------------------
 
 let csrf = meta("csrf");
-let settings = { prefetch: 8, minimum_dwell_ms: 250, maybe_allowed: true, break_every: 250 };
+let settings = { prefetch: 16, minimum_dwell_ms: 250, maybe_allowed: true, break_every: 250 };
 let progress = null;
 let outbox = null;
 let queue = []; // questions to show, first is on screen

@@ -55,7 +55,6 @@ class Campaign:
             "qualification_questions": 0,
             "gold_rate": 0.0,
             "minimum_dwell_ms": 0,
-            "prefetch": 16,
             "break_every": 0,
         }
         self.folder = folder
