@@ -261,9 +261,6 @@ class Net:
 
     def _call(self, x: torch.Tensor) -> torch.Tensor:
         self.forwards += len(x)
-        if self.frozen is not None and x.shape[1:] == self.frozen.size:
-            frozen: torch.Tensor = self.frozen.graph(x.contiguous(memory_format=torch.channels_last))
-            return frozen
         block = self.execution.block
         if block is None or len(x) == block:
             return self._forward(x)
@@ -279,6 +276,9 @@ class Net:
         return torch.cat(parts)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.frozen is not None and x.shape[1:] == self.frozen.size:
+            frozen: torch.Tensor = self.frozen.graph(x.contiguous(memory_format=torch.channels_last))
+            return frozen
         if self.protect:
             x = x.clone()
         if self.execution.channels_last and x.shape[1] > 1:
@@ -289,7 +289,9 @@ class Net:
 
     def _parts(self, count: int) -> list[slice]:
         """Rows to run at a time: all at once, or as many as suit the frozen network."""
-        return list(chunks(count, count if self.frozen is None else self.frozen.chunk))
+        if self.frozen is None:
+            return list(chunks(count, count))
+        return list(chunks(count, self.execution.block or self.frozen.chunk))
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (B, K) of images (B, C, H, W), without a graph."""

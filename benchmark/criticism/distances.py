@@ -380,7 +380,7 @@ def _execution(
             "criticism track needs a model that gives one"
         ) from None
     block = BLOCK if settings.device.type == "cpu" else BLOCK_ON_DEVICE
-    fast = attacks.Execution(channels_last=True, fold=True, block=block)
+    fast = attacks.Execution(channels_last=True, fold=True, freeze=settings.device.type == "cpu", block=block)
     try:
         attacks.Net(module, execution=fast, device=settings.device, example=example)
     except Exception as error:  # noqa: BLE001 - a user's module may refuse to be copied in any way it likes
