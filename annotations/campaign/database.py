@@ -141,7 +141,13 @@ class Database:
         return statement if self.is_sqlite else statement.with_for_update(skip_locked=skip, of=of)
 
     def warm_up(self) -> None:
-        """Open the connections that answering many at once takes."""
+        """Open the connections that answering many at once takes, and let PostgreSQL look at its tables.
+
+        A new database has no statistics until autovacuum comes by, and plans as if its tables were empty.
+        """
+        if not self.is_sqlite:
+            with self.read() as connection:
+                connection.exec_driver_sql("ANALYZE")
         with contextlib.ExitStack() as stack:
             for _ in range(_CONNECTIONS):
                 stack.enter_context(self.engine.connect())
