@@ -100,8 +100,10 @@ class Database:
     def write(self, connection: Connection, *changes: tuple[Any, Sequence[dict[str, Any]]]) -> None:
         """Run statements that return nothing, each with its sets of parameters.
 
-        On PostgreSQL they go out together and their results are waited for once: a statement at a time, most
-        of a short transaction is waiting.
+        An insert takes columns by their names; an update is by `id`, bound to `key`, and sets columns from
+        parameters of their names or `b_` and their names. On PostgreSQL all sets of a statement go as arrays,
+        all statements go out together and their results are waited for once: row by row, most of a short
+        transaction is waiting and parsing.
         """
         changes = tuple((statement, rows) for statement, rows in changes if rows)
         if self.is_sqlite:
@@ -113,11 +115,8 @@ class Database:
             for statement, rows in changes:
                 text = self._compiled.get(statement)
                 if text is None:
-                    names = list(rows[0])
-                    text = str(statement.compile(dialect=self.engine.dialect, column_keys=names))
-                    self._compiled[statement] = text
-                for row in rows:
-                    driver.execute(text, row)
+                    text = self._compiled[statement] = _as_arrays(statement, list(rows[0]))
+                driver.execute(text, {name: [row[name] for row in rows] for name in rows[0]})
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction that is durable when this returns.
@@ -321,6 +320,24 @@ def _postgresql_engine(url: URL) -> Engine:
         raise BeyondError(
             f"PostgreSQL needs the package {error.name}; pip install 'beyond-accuracy[campaign]'"
         ) from error
+
+
+_POSTGRESQL_TYPES: dict[type, str] = {bool: "bool", int: "int4", float: "float8", str: "text"}
+
+
+def _as_arrays(statement: Any, names: Sequence[str]) -> str:
+    """An insert or update of many rows, see `Database.write`, as one statement with an array a column."""
+    table = statement.table
+    columns = ["id" if name == "key" else name.removeprefix("b_") for name in names]
+    types = [_POSTGRESQL_TYPES[table.c[column].type.python_type] for column in columns]
+    arrays = ", ".join(f"%({name})s::{kind}[]" for name, kind in zip(names, types))
+    listed = ", ".join(columns)
+    if statement.is_insert:
+        return f"INSERT INTO {table.name} ({listed}) SELECT * FROM unnest({arrays})"
+    values = ", ".join(f"{column} = v.{column}" for column in columns if column != "id")
+    return (
+        f"UPDATE {table.name} SET {values} FROM unnest({arrays}) AS v ({listed}) WHERE {table.name}.id = v.id"
+    )
 
 
 def _passes(error: Exception) -> bool:

@@ -77,7 +77,7 @@ _HOLD_AGAIN = (
     .where(A.c.id == sa.bindparam("key"))
     .values({name: sa.bindparam(f"b_{name}") for name in _AGAIN})
 )
-_SET_POSITION = sa.update(R).where(R.c.id == sa.bindparam("key")).values(position=sa.bindparam("place"))
+_SET_POSITION = sa.update(R).where(R.c.id == sa.bindparam("key")).values(position=sa.bindparam("b_position"))
 
 
 class Giver:
@@ -212,7 +212,7 @@ class Giver:
             (_INSERT, new),
             (_HOLD_AGAIN, again),
             (SAVE_COUNTS, counter_rows(self.config, pairs)),
-            (_SET_POSITION, [{"key": rater.id, "place": rater.position}]),
+            (_SET_POSITION, [{"key": rater.id, "b_position": rater.position}]),
         )
         return held
 

@@ -1,6 +1,6 @@
 """A thousand questions in the rater app: how long from the key to the next picture on the screen.
 
-The server is a process of its own, as in use; pictures are JPEGs of the size of a photograph of ImageNet. A key
+The server is a process of its own, as in use; pictures are JPEGs of the size of an ImageNet photograph. A key
 comes every tenth of a second, many times as fast as anybody rates. `make bench` prints the figures; what is
 asserted is that every answer arrived and every picture was seen to come.
 """
