@@ -32,7 +32,7 @@ def db_option(command: F) -> F:
         show_default=True,
         envvar="BEYOND_CAMPAIGN_DB",
         metavar="URL",
-        help="Database: a SQLite file, or postgresql://… ($BEYOND_CAMPAIGN_DB).",
+        help="Database: a SQLite file, the folder of a study, or postgresql://… ($BEYOND_CAMPAIGN_DB).",
     )(command)
 
 
@@ -195,7 +195,14 @@ def run_server(
 
     folder = images_folder(images_spec or store.images_spec)
     secure = (public_url or "").startswith("https://")
-    pictures = Pictures(folder, references=references)
+    study = store.config.study
+    if study is not None:
+        from annotations.study import gather
+
+        if references is not None:
+            raise BeyondError("a study shows the same in each arm, so it takes no --references")
+        gather.check(folder.parent, store)
+    pictures = Pictures(folder, references=references, exact=study is not None)
     app = create_app(store, pictures, WebSettings(secure=secure, public_url=public_url))
     manager = store.invite("manager", days=1, label="from the server's start")[0]
     raters = store.invite("rater", count=rater_links) if rater_links else []
@@ -346,13 +353,26 @@ def _print_status(found: Status) -> None:
     if not found.raters:
         console.print("no rater yet: beyond campaign invite")
         return
-    headers = ("rater", "note", "stage", "answers", "gold", "quality (95 %)", "yes", "ms", "fast", "reason")
+    headers = (
+        "rater",
+        "note",
+        "arm",
+        "stage",
+        "answers",
+        "gold",
+        "quality (95 %)",
+        "yes",
+        "ms",
+        "fast",
+        "reason",
+    )
     table = Table(*headers, box=None, pad_edge=False)
     for person in found.raters:
         interval = f"{person.quality:.2f} ({person.quality_low:.2f} to {person.quality_high:.2f})"
         table.add_row(
             person.pseudonym,
             escape(person.label),
+            person.arm,
             person.stage,
             f"{person.answered:,}",
             f"{person.gold_right:g}/{person.gold_seen}",

@@ -16,6 +16,7 @@ GET  /instructions     The instructions.                       POST /instruction
 GET  /work             The app: practice, qualification and work; all in JavaScript from here on.
 GET  /thanks           Done, paused, failed or withdrawn; with the completion code where there is one.
 POST /withdraw         form: csrf, confirm=withdraw. Takes back all answers, until the campaign is frozen.
+GET  /stop             Asks a rater who wants to stop.           POST /stop  form: csrf. Goes to /thanks.
 POST /leave            form: csrf. Ends the session.
 GET  /manage           The managers' dashboard.
 GET  /static/FILE      Stylesheets and scripts. No inline script or style is allowed anywhere (CSP).
@@ -52,7 +53,8 @@ POST /api/answers: the outbox, in order, at most 200 items; sent again until eve
 QUESTION::
 
     {"id": "TOKEN", "image": "/api/images/TOKEN", "label": "tench", "gloss": "freshwater dace-like …",
-     "references": ["/api/references/TOKEN/0", …], "position": 12, "purpose": "practice|qualification|work"}
+     "references": ["/api/references/TOKEN/0", …], "beside": "/api/beside/TOKEN" | null, "caption": "",
+     "position": 12, "purpose": "practice|qualification|work"}
 
 PROGRESS::
 
@@ -64,6 +66,7 @@ PROGRESS::
 
 GET /api/images/TOKEN                   The picture (image/jpeg), for its rater alone; ETag,
                                         Cache-Control: private.
+GET /api/beside/TOKEN                   The picture beside it, in a study: image/png, byte for byte.
 GET /api/references/TOKEN/N             Thumbnail N of the label, if the server was given some.
 
 JSON for managers (role manager; raters get 403):

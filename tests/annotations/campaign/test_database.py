@@ -117,7 +117,7 @@ def test_a_campaign_of_the_first_schema_goes_on_with_all_its_answers(url: str, c
     database.close()
 
     store = Store.open(url, clock=clock)
-    assert store.database.revision() == "0002"
+    assert store.database.revision() == "0003"
     assert store.check() == []
     assert len(store.votes().answer) == 4
     # Latest first, by the time of the answer and not by the place of the question.
