@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri, stdtrit
 
 from annotations.errors import BeyondError
 
@@ -239,6 +240,8 @@ def bootstrap(responses: Responses, *, resamples: int = 10_000, seed: int = 0) -
         answered = count.sum(axis=1) > 0
         tables.append((total[answered], count[answered]))
     means = np.full((resamples, len(tables)), np.nan)
+    if not responses.items:
+        return means
     for rows in _chunks(resamples):
         size = rows.stop - rows.start
         items = rng.multinomial(responses.items, np.full(responses.items, 1 / responses.items), size=size)
@@ -258,6 +261,10 @@ def interval(
 ) -> tuple[float, float]:
     """Interval of a weighted sum of the arms' agreement, such as a difference.
 
+    It is widened as Student's t is against the normal distribution, with as many degrees of freedom as there
+    are raters less one in each arm, or items less one where they are fewer: few clusters know little of how
+    clusters differ (Cameron and Miller 2015, J. Hum. Resour. 50:317, VI).
+
     Args:
         responses: The answers.
         means: What `bootstrap` returned for them.
@@ -267,6 +274,8 @@ def interval(
     drawn = sum(weight * means[:, arm] for arm, weight in weights.items())
     estimate = 0.0
     of_rater = of_cell = 0.0
+    freedom = 0
+    answered = np.zeros(responses.items)
     by_item = np.zeros(responses.items)
     for arm, weight in weights.items():
         total, count = responses.of_arm(arm)
@@ -277,15 +286,23 @@ def interval(
         raters = int((count.sum(axis=1) > 0).sum())
         of_rater += float((influence.sum(axis=1) ** 2).sum()) * raters / max(raters - 1, 1)
         by_item += influence.sum(axis=0)
+        answered += count.sum(axis=0)
+        freedom += raters - 1
         of_cell += float((influence**2).sum())
-    items = max(responses.items, 1)
+    items = int((answered > 0).sum())
     of_item = float((by_item**2).sum()) * items / max(items - 1, 1)
     spread = float(np.nanvar(drawn))
     robust = of_rater + of_item - of_cell
     shrink = math.sqrt(min(1.0, max(robust, of_rater, of_item) / spread)) if spread > 0 else 1.0
     tail = (1 - level) / 2
+    wide = float(stdtrit(max(min(freedom, items - 1), 1), 1 - tail) / ndtri(1 - tail))
     low, high = np.nanquantile(drawn, [tail, 1 - tail])
-    return float(estimate + shrink * (low - estimate)), float(estimate + shrink * (high - estimate))
+    least = sum(min(weight, 0.0) for weight in weights.values())
+    most = sum(max(weight, 0.0) for weight in weights.values())
+    return (
+        max(least, float(estimate + wide * shrink * (low - estimate))),
+        min(most, float(estimate + wide * shrink * (high - estimate))),
+    )
 
 
 def permutation_p(

@@ -20,7 +20,14 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from annotations.errors import BeyondError
-from annotations.study.preregistration import ARMS, MANIFEST_FILE
+from annotations.study.preregistration import (
+    ARMS,
+    MANIFEST_FILE,
+    PACK_FOLDER,
+    Preregistration,
+    check_pictures,
+    verify,
+)
 
 ITEMS_FILE = "items.parquet"
 ANSWERS_FILE = "answers.parquet"
@@ -218,6 +225,31 @@ def read_answers(folder: Path) -> StudyAnswers:
         except (pa.ArrowException, OSError) as error:
             raise BeyondError(f"{folder} holds a damaged {name} ({' '.join(str(error).split())})") from None
     return study_answers(*frames, where=str(folder))
+
+
+def read_study(folder: Path) -> tuple[StudyAnswers, Preregistration]:
+    """Read a study that was made here, with its plan, and check that neither plan nor stimuli changed.
+
+    Items come from the manifest of the stimuli, which the preregistration names by its hash.
+
+    Raises:
+        BeyondError: Something is missing or was changed, or the answers are to other items.
+    """
+    plan = verify(folder)
+    named, missing = check_pictures(folder / PACK_FOLDER)
+    study = read_answers(folder)
+    items = study_answers(items_of_pack(folder / PACK_FOLDER), study.answers, where=str(folder)).items
+    if not items.equals(study.items):
+        raise BeyondError(
+            f"{folder / ITEMS_FILE} is not what the stimuli say; delete it and gather the answers again"
+        )
+    notes = []
+    if missing:
+        notes.append(
+            f"{missing:,} of the {named:,} pictures are not here, so that only the manifest was checked for "
+            "changes."
+        )
+    return StudyAnswers(items, study.answers, (*study.notes, *notes)), plan
 
 
 def items_of_pack(pack: Path) -> pd.DataFrame:

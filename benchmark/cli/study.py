@@ -11,6 +11,7 @@ import click
 
 from annotations.campaign.cli import DEFAULT_HOST, DEFAULT_PORT, run_server
 from annotations.errors import BeyondError
+from benchmark.cli.study_answers import analyse, import_answers, power
 
 if TYPE_CHECKING:
     from annotations.study.preregistration import Preregistration
@@ -30,6 +31,10 @@ def study() -> None:
     beyond study serve study
     beyond study analyse study
     """  # noqa: D301 - click reads the escape
+
+
+for command in (analyse, import_answers, power):
+    study.add_command(command)
 
 
 @study.command()
