@@ -195,9 +195,8 @@ def _require_questions(stimuli: Stimuli, store: Store) -> None:
     """Check that a database asks what the stimuli say, with their pictures."""
     images, pairs, gold = questions(stimuli)
     path_of = {image.image_id: image.path for image in images}
-    wanted = {
-        (one.image_id, one.class_index, one.arm, path_of[one.image_id], one.beside) for one in (*pairs, *gold)
-    }
+    wanted = {(p.image_id, p.class_index, p.arm, path_of[p.image_id], p.beside) for p in pairs}
+    wanted |= {(g.image_id, g.class_index, g.arm, path_of[g.image_id], g.beside) for g in gold}
     there = {(q.image_id, q.class_index, q.arm, q.path, q.beside) for q in store.asked()}
     odd = wanted ^ there
     if odd:

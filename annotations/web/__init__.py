@@ -53,8 +53,9 @@ POST /api/answers: the outbox, in order, at most 200 items; sent again until eve
 QUESTION::
 
     {"id": "TOKEN", "image": "/api/images/TOKEN", "label": "tench", "gloss": "freshwater dace-like …",
-     "references": ["/api/references/TOKEN/0", …], "beside": "/api/beside/TOKEN" | null, "caption": "",
-     "position": 12, "purpose": "practice|qualification|work"}
+     "references": ["/api/references/TOKEN/0", …], "position": 12, "purpose": "practice|qualification|work"}
+
+    In a study also `"beside": "/api/beside/TOKEN"` or null, and its `"caption": "…"`.
 
 PROGRESS::
 

@@ -286,7 +286,7 @@ class _Web:
         names, glosses = class_names(), class_definitions()
         study = self.store.config.study
         captions = study.captions if study else {}
-        questions = [
+        questions: list[dict[str, Any]] = [
             {
                 "id": question.token,
                 "image": f"/api/images/{question.token}",
@@ -296,13 +296,15 @@ class _Web:
                     f"/api/references/{question.token}/{number}"
                     for number in range(self.pictures.references(question.class_index))
                 ],
-                "beside": f"/api/beside/{question.token}" if question.has_beside else None,
-                "caption": captions.get(question.arm, "") if question.has_beside else "",
                 "position": question.position,
                 "purpose": question.purpose,
             }
             for question in batch.questions
         ]
+        for shown, question in zip(questions, batch.questions) if study else ():
+            has_one = question.has_beside
+            shown["beside"] = f"/api/beside/{question.token}" if has_one else None
+            shown["caption"] = captions.get(question.arm, "") if has_one else ""
         return {"questions": questions, "progress": progress_json(batch.progress)}
 
     def status(self) -> str:
