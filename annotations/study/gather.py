@@ -120,6 +120,7 @@ def study_config(
         "arms": plan.arms,
         "votes": _UNLIMITED,
         "accept_at": _UNLIMITED,
+        "quota": items + checks,
         "gold_rate": 0.0,
         "quality_floor": 0.0,
         "practice_questions": len(stimuli.of_kind("practice")),

@@ -47,8 +47,7 @@ RIGHT = "The label applies to this photograph."
 WRONG = "The label does not apply to this photograph."
 
 DEBRIEFING = """\
-Thank you. Not everything could be said at the start, since it would have changed how you answer. Here is \
-the rest.
+Not everything could be said at the start, since it would have changed how you answer. Here is the rest.
 
 Some of the photographs were altered by a computer, so slightly that it is hard to see, in a way that makes \
 a program take them for something else; their label is what the program then said. Others were not altered: \

@@ -93,6 +93,7 @@ let busy = false; // an answer is being written, or feedback is on screen
 let onContinue = null; // what Enter does while a note or feedback is up
 let active = true; // this tab is the one in use
 let sinceBreak = 0;
+let turns = 0; // how often a question was shown
 const history = []; // questions answered here, latest last, for undo
 const pending = new Set(); // tokens whose answer is in the outbox
 const returning = new Set(); // undone after a reload: their questions come back from the server, to the front
@@ -145,6 +146,7 @@ function enable(on) {
 
 async function show() {
   const question = queue[0];
+  const turn = (turns += 1); // shown again, as after a note, a question waits anew
   shownAt = 0;
   enable(false);
   zoom(false);
@@ -160,17 +162,17 @@ async function show() {
   view.gloss.textContent = question.gloss ?? "";
   showReferences(question.references ?? []);
   const [image, beside] = await picture(question);
-  if (queue[0] !== question) return;
+  if (turn !== turns) return;
   view.figure.replaceChildren(image);
   view.second.hidden = !beside;
   view.beside.replaceChildren(...(beside ? [beside] : []));
   view.caption.textContent = beside ? question.caption : "";
   requestAnimationFrame(() => {
-    if (queue[0] !== question) return;
+    if (turn !== turns || queue[0] !== question) return;
     shownAt = performance.now();
     root.dataset.shown = question.id;
     say(`Question ${question.position}. Does the label ${question.label} apply? ${question.gloss ?? ""}`);
-    setTimeout(() => queue[0] === question && !busy && enable(true), settings.minimum_dwell_ms);
+    setTimeout(() => turn === turns && queue[0] === question && !busy && enable(true), settings.minimum_dwell_ms);
   });
   decodeAhead();
 }
