@@ -90,8 +90,8 @@ class Analysis(_Frozen):
     maybe: Literal["no", "half", "missing"] = Field(
         "no", description="How maybe counts: as no agreement, as half, or not at all."
     )
-    resamples: int = Field(10_000, ge=100, le=1_000_000, description="Of the two-way cluster bootstrap.")
-    permutations: int = Field(10_000, ge=99, le=1_000_000, description="Of arms over raters.")
+    resamples: int = Field(10_000, ge=100, le=100_000, description="Of the two-way cluster bootstrap.")
+    permutations: int = Field(10_000, ge=99, le=100_000, description="Of arms over raters.")
     seed: int = Field(0, ge=0, lt=2**32)
     alpha: float = Field(0.05, gt=0, lt=1, description="Level of the tests after Holm's correction.")
     gee: bool = Field(True, description="Fit generalised estimating equations as a sensitivity analysis.")

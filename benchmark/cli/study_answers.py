@@ -377,7 +377,7 @@ def _print_power(shown: list[Power], *, target: float | None, wanted: tuple[str,
 
     from benchmark.report.study import ARM_NAMES
 
-    names: dict[str, str] = dict(ARM_NAMES)
+    names: dict[str, str] = {arm: name for arm, name in ARM_NAMES.items()}  # noqa: C416 - wider keys
     console = Console()
     first = shown[0]
     assumed = ", ".join(f"{100 * s:g} % {names[a]}" for a, s in zip(first.plan.arms, first.plan.agreement))
