@@ -112,6 +112,7 @@ def make_pack(
     neighbours: int = 4,
     mix: tuple[int, int, int] | None = None,
     limit: int | None = None,
+    most: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
 ) -> Manifest:
@@ -125,6 +126,7 @@ def make_pack(
         neighbours: How many.
         mix: Adversarials, clean controls and shams in each block; see `choose_items`.
         limit: Only the first so many images, by id.
+        most: At most so many items; see `choose_items`.
         device: As `--device`.
         overwrite: Replace the pack that is there.
 
@@ -155,7 +157,7 @@ def make_pack(
         features = None
         if references is not None:
             features = _reference_features(run, classifier, references)
-        items, mix, primary = choose_items(run, rows, labels, mix, features)
+        items, mix, primary = choose_items(run, rows, labels, mix, features, most=most)
         classes = {item.shown_class for item in items.values()}
         shown = None if features is None else features.of(classes, neighbours)
 
@@ -237,8 +239,19 @@ def choose_items(
     labels: Mapping[str, LabelSets],
     mix: tuple[int, int, int] | None,
     features: _Features | None,
+    *,
+    most: int | None = None,
 ) -> tuple[dict[str, Item], tuple[int, int, int], str | None]:
     """What each broken image is shown as, by the name of its adversarial; the mix; and whose label sets.
+
+    Args:
+        run: The run.
+        rows: The images that were broken.
+        labels: Label sets, by source.
+        mix: Adversarials, clean controls and shams in each block; None for the default where label sets judge
+            any of the images, and adversarials alone where they judge none.
+        features: Of the reference images, or None without any.
+        most: Only the first so many of the images that can be shown, by id.
 
     Raises:
         BeyondError: Controls are asked for and label sets judge none of the images.
@@ -289,6 +302,7 @@ def choose_items(
                     "no image is left that has reference images of all classes it may be shown with; "
                     "give more of them with --references, or none"
                 )
+    candidates = sorted(candidates, key=lambda c: c.image_id)[:most]
     names = {c.image_id: c.adversarial for c in candidates}
     return {names[item.image_id]: item for item in deal(candidates, mix)}, mix, primary
 

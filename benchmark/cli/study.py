@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from annotations.study.stimuli import Stimuli
     from benchmark.explanations.pack import Manifest
 
+_TIMES = 6  # as many items are explained as are shown
 PLAN_KEYS = ("title", "hypotheses", "exclusions", "analysis", "stopping", "ethics", "notes")
 
 
@@ -116,7 +117,7 @@ def create(
     from annotations.study.stimuli import write_stimuli
     from benchmark.cli.score import say
     from benchmark.explanations.pack import MANIFEST_FILE, read_pack
-    from benchmark.explanations.study import choose, make_stimuli
+    from benchmark.explanations.study import ITEMS, checks_for, choose, make_stimuli
     from benchmark.progress import meter
 
     arms = _parse_arms(arms_text)
@@ -133,7 +134,9 @@ def create(
                     f"{run} has no explanations yet, and the arm example needs reference images: pass "
                     "--references DIR, or make them with: beyond explain RUN --references DIR"
                 )
-            make_pack(run, pack, references=references, device=device)
+            # Far more than are shown, so that they can be chosen; not all of 50,000.
+            most = _TIMES * ((items or ITEMS) + (checks or checks_for(items or ITEMS)) + practice)
+            make_pack(run, pack, references=references, most=most, device=device)
     manifest = read_pack(pack)
     _require_run(manifest, run, pack)
     chosen = choose(manifest, arms=arms, items=items, checks=checks, practice=practice, seed=seed)

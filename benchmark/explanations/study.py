@@ -3,13 +3,14 @@
 Items are asked about in whole blocks, since the kinds are balanced by class and confidence within them;
 blocks are taken evenly over all, from a random start. Checks and practice are the plainest of what is left:
 clean controls and shams on images that the model is surest of, as many to be answered yes as no. All of them
-look like items, and every arm shows the same.
+look like items, and every arm shows the same. No image of a study is among the examples of another, which
+would tell its label.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,52 +93,90 @@ def choose(
     for item in usable:
         by_block.setdefault(item.block, []).append(item)
     wanted = dict(zip(KINDS, mix))
-    whole = [b for b, inside in sorted(by_block.items()) if Counter(i.kind for i in inside) == wanted]
+    whole = [inside for _, inside in sorted(by_block.items()) if Counter(i.kind for i in inside) == wanted]
     size = sum(mix)
+    examples = {p.item: p.neighbours for p in manifest.pictures if p.arm == "example" and "example" in arms}
 
-    def reserve(number: int) -> int:
-        """Blocks that must be left over to hold so many items' checks and practice, at least one each."""
-        known = checks_for(number) if checks is None else checks
-        return -(-(known + practice) // 2)
+    def deal(blocks: int) -> Chosen | None:
+        """So many blocks with their checks and practice, or None if there are too few."""
+        shown = _Shown(examples)
+        asked = _spread(whole, blocks, shown, start=float(np.random.default_rng(seed).random()))
+        known = checks_for(blocks * size) if checks is None else checks
+        taken = {item.item for item in asked}
+        rest = sorted(
+            (item for item in usable if item.item not in taken and item.kind != "adversarial"),
+            key=lambda item: (-(item.clean_confidence or 0.0), item.item),
+        )
+        attention: list[Item] = []
+        trained: list[Item] = []
+        for kind in ("clean", "sham"):
+            plainest: list[Item] = []
+            for item in rest:
+                if item.kind == kind and len(plainest) < (known + practice) // 2 and shown.takes([item]):
+                    shown.add([item])
+                    plainest.append(item)
+            attention += plainest[: known // 2]
+            trained += plainest[known // 2 :]
+        if (len(asked), len(attention), len(trained)) != (blocks * size, known, practice):
+            return None
+        return Chosen(_sorted(asked), _sorted(attention), _sorted(trained), len(whole))
 
-    spare = {kind: sum(i.kind == kind for i in usable) for kind in ("clean", "sham")}
-
-    def fits(blocks: int) -> bool:
-        left = min(spare["clean"] - blocks * mix[1], spare["sham"] - blocks * mix[2])
-        return 0 < blocks <= len(whole) and left >= reserve(blocks * size)
-
-    most = max((b for b in range(len(whole) + 1) if fits(b)), default=0)
-    if most == 0:
+    aim = (ITEMS if items is None else items) // size
+    if aim == 0:
+        raise BeyondError(f"{items} items are less than one block; pass --items {size} or more")
+    feasible = ((blocks, deal(blocks)) for blocks in range(min(aim, len(whole)), 0, -1))
+    blocks, chosen = next(((n, found) for n, found in feasible if found is not None), (0, None))
+    if chosen is None:
         raise BeyondError(
             f"the pack has {len(usable):,} items with a picture for each arm, in {len(whole):,} whole blocks "
-            "of "
-            f"{size}: too few for one block with {checks_for(size) if checks is None else checks} checks and "
-            f"{practice} for practice; score more images, or pass --checks and --practice"
+            f"of {size}: too few for one block with {checks_for(size) if checks is None else checks} checks "
+            f"and {practice} for practice; score more images, or pass --checks and --practice"
         )
-    blocks = min(most, (ITEMS if items is None else items) // size)
-    if items is not None and items // size > most:
+    if items is not None and blocks < aim:
         raise BeyondError(
-            f"the pack has enough for {most * size:,} items with their checks and practice, not for "
-            f"{items:,}: "
-            f"pass --items {most * size}, or score more images"
+            f"the pack has enough for {blocks * size:,} items with their checks and practice, not for "
+            f"{items:,}: pass --items {blocks * size}, or score more images"
         )
-    if blocks == 0:
-        raise BeyondError(f"{items} items are less than one block; pass --items {size} or more")
-    start = np.random.default_rng(seed).random()
-    taken = {whole[int((i + start) * len(whole) / blocks)] for i in range(blocks)}
-    asked = [item for item in usable if item.block in taken]
-    known = checks_for(blocks * size) if checks is None else checks
-    rest = sorted(
-        (item for item in usable if item.block not in taken and item.kind != "adversarial"),
-        key=lambda item: (-(item.clean_confidence or 0.0), item.item),
-    )
-    attention: list[Item] = []
-    trained: list[Item] = []
-    for kind in ("clean", "sham"):
-        plainest = [item for item in rest if item.kind == kind]
-        attention += plainest[: known // 2]
-        trained += plainest[known // 2 : (known + practice) // 2]
-    return Chosen(_sorted(asked), _sorted(attention), _sorted(trained), len(whole))
+    return chosen
+
+
+class _Shown:
+    """Images and examples of a study so far: no image may be among the examples, where its label is told."""
+
+    def __init__(self, examples: Mapping[str, Sequence[str]]) -> None:
+        self._examples = examples
+        self._images: set[str] = set()
+        self._neighbours: set[str] = set()
+
+    def _of(self, items: Sequence[Item]) -> tuple[set[str], set[str]]:
+        neighbours = {name for item in items for name in self._examples.get(item.item, ())}
+        return {item.image_id for item in items}, neighbours
+
+    def takes(self, items: Sequence[Item]) -> bool:
+        """Whether these may come to it."""
+        images, neighbours = self._of(items)
+        return not (images | self._images) & (neighbours | self._neighbours)
+
+    def add(self, items: Sequence[Item]) -> None:
+        """Add them."""
+        images, neighbours = self._of(items)
+        self._images |= images
+        self._neighbours |= neighbours
+
+
+def _spread(whole: Sequence[Sequence[Item]], blocks: int, shown: _Shown, *, start: float) -> list[Item]:
+    """The items of blocks at even distances from a start in [0, 1), or of those next to them that fit."""
+    left = [n for n, block in enumerate(whole) if shown.takes(block)]
+    found: list[Item] = []
+    for i in range(blocks):
+        target = (i + start) * len(whole) / blocks - 0.5
+        for n in sorted(left, key=lambda n: (abs(n - target), n)):
+            if shown.takes(whole[n]):
+                shown.add(whole[n])
+                found += whole[n]
+                left.remove(n)
+                break
+    return found
 
 
 def make_stimuli(
