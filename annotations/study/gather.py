@@ -230,6 +230,7 @@ def gather(study: Path, db: str | None = None) -> StudyAnswers:
         config = store.config.study
         assert config is not None
         preregistration.verify(study, expected=config.preregistration)
+        preregistration.check_pictures(study / PACK_FOLDER)
         stimuli = read_stimuli(study)
         _require_questions(stimuli, store)
         given = store.given()
