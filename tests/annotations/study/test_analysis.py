@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -146,6 +148,19 @@ def test_same_answers_same_report_in_any_order() -> None:
     assert compare_arms(responses, resamples=300, permutations=300) == compare_arms(
         shuffled, resamples=300, permutations=300
     )
+
+
+def test_memory_does_not_grow_with_resamples() -> None:
+    """But for the means themselves: 24 bytes a resample."""
+    responses = simulate(Plan((0.4, 0.5, 0.5), raters=40, items=60), np.random.default_rng(0))
+    peaks = []
+    for resamples in (1_000, 8_000):
+        tracemalloc.start()
+        bootstrap(responses, resamples=resamples)
+        permutation_p(responses, [(1, 0)], permutations=resamples)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] <= 24 * 7_000 + 20_000
 
 
 # Edges ------------------------------------------------------------------------------------------------------
