@@ -51,6 +51,11 @@ _TOGETHER = 8
     help="Adversarials, clean controls and shams in each block. [default: 2:1:1; 1:0:0 without label sets]",
 )
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images, by id.")
+@click.option(
+    "--complete",
+    is_flag=True,
+    help="For a study: only images that have neighbours whatever they are shown as.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--overwrite", is_flag=True, help="Replace the explanations that are there.")
 def explain(
@@ -62,6 +67,7 @@ def explain(
     neighbours: int,
     mix_text: str | None,
     limit: int | None,
+    complete: bool,
     device: str,
     overwrite: bool,
 ) -> None:
@@ -89,6 +95,7 @@ def explain(
         neighbours=neighbours,
         mix=None if mix_text is None else parse_mix(mix_text),
         limit=limit,
+        complete=complete,
         device=device,
         overwrite=overwrite,
     )
@@ -113,6 +120,7 @@ def make_pack(
     mix: tuple[int, int, int] | None = None,
     limit: int | None = None,
     most: int | None = None,
+    complete: bool = False,
     device: str = "auto",
     overwrite: bool = False,
 ) -> Manifest:
@@ -127,6 +135,7 @@ def make_pack(
         mix: Adversarials, clean controls and shams in each block; see `choose_items`.
         limit: Only the first so many images, by id.
         most: At most so many items; see `choose_items`.
+        complete: Only images that have neighbours whatever they are shown as; see `choose_items`.
         device: As `--device`.
         overwrite: Replace the pack that is there.
 
@@ -157,7 +166,7 @@ def make_pack(
         features = None
         if references is not None:
             features = _reference_features(run, classifier, references)
-        items, mix, primary = choose_items(run, rows, labels, mix, features, most=most)
+        items, mix, primary = choose_items(run, rows, labels, mix, features, most=most, complete=complete)
         classes = {item.shown_class for item in items.values()}
         shown = None if features is None else features.of(classes, neighbours)
 
@@ -241,6 +250,7 @@ def choose_items(
     features: _Features | None,
     *,
     most: int | None = None,
+    complete: bool = False,
 ) -> tuple[dict[str, Item], tuple[int, int, int], str | None]:
     """What each broken image is shown as, by the name of its adversarial; the mix; and whose label sets.
 
@@ -252,6 +262,8 @@ def choose_items(
             any of the images, and adversarials alone where they judge none.
         features: Of the reference images, or None without any.
         most: Only the first so many of the images that can be shown, by id.
+        complete: Leave out images of which a control, or the adversarial prediction, has no reference image,
+            so that every arm of a study can show the same items.
 
     Raises:
         BeyondError: Controls are asked for and label sets judge none of the images.
@@ -284,8 +296,7 @@ def choose_items(
                 "not accept the prediction for the clean image, or no class is plainly wrong"
             )
         candidates = matched
-        if features is not None:
-            # Whatever an image is dealt as, it must have neighbours, so that every arm shows the same items.
+        if complete and features is not None:
             candidates = [
                 c
                 for c in matched

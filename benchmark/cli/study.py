@@ -136,7 +136,7 @@ def create(
                 )
             # Far more than are shown, so that they can be chosen; not all of 50,000.
             most = _TIMES * ((items or ITEMS) + (checks or checks_for(items or ITEMS)) + practice)
-            make_pack(run, pack, references=references, most=most, device=device)
+            make_pack(run, pack, references=references, most=most, complete=True, device=device)
     manifest = read_pack(pack)
     _require_run(manifest, run, pack)
     chosen = choose(manifest, arms=arms, items=items, checks=checks, practice=practice, seed=seed)

@@ -83,6 +83,12 @@ def choose(
         raise BeyondError(
             "attention checks and practice need even numbers: as many are to be answered yes as no"
         )
+    lacking = [arm for arm in arms if not any(picture.arm == arm for picture in manifest.pictures)]
+    if lacking:
+        raise BeyondError(
+            f"the pack has no pictures for the arm {lacking[0]}; make it again with beyond explain RUN "
+            "--complete --references DIR --overwrite, or leave the arm out with --arms"
+        )
     usable = _usable(manifest, arms)
     twice = [image for image, n in Counter(item.image_id for item in usable).items() if n > 1]
     if twice:
@@ -130,12 +136,13 @@ def choose(
         raise BeyondError(
             f"the pack has {len(usable):,} items with a picture for each arm, in {len(whole):,} whole blocks "
             f"of {size}: too few for one block with {checks_for(size) if checks is None else checks} checks "
-            f"and {practice} for practice; score more images, or pass --checks and --practice"
+            f"and {practice} for practice; explain more images, with beyond explain RUN --complete "
+            "--references DIR --overwrite, or pass --checks and --practice"
         )
     if items is not None and blocks < aim:
         raise BeyondError(
             f"the pack has enough for {blocks * size:,} items with their checks and practice, not for "
-            f"{items:,}: pass --items {blocks * size}, or score more images"
+            f"{items:,}: pass --items {blocks * size}, or explain more images"
         )
     return chosen
 

@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -16,7 +17,8 @@ from annotations.campaign.store import Store
 from annotations.campaign.types import Answer, ImportedVote, Item, NewGold, NewImage, NewPair
 from annotations.errors import BeyondError
 from annotations.study import gather, preregistration
-from annotations.study.stimuli import MANIFEST_FILE, read_stimuli
+from annotations.study.preregistration import MANIFEST_FILE
+from annotations.study.stimuli import read_stimuli
 from tests.annotations.study.studies import ARMS, make_study, png
 from tests.postgresql import postgresql
 
@@ -99,7 +101,7 @@ def test_each_rater_is_in_one_arm_and_answers_all_of_it(tmp_path: Path, db: str 
     checks = table[table["role"] == "attention"].assign(place=lambda t: t["position"] - 2 - 1)
     for _, places in checks.groupby("rater")["place"]:
         assert sorted(places // 11) == [0, 1, 2, 3]
-    assert checks.groupby("rater")["place"].agg(lambda p: tuple(sorted(p))).nunique() > 1
+    assert len({tuple(sorted(places)) for _, places in checks.groupby("rater")["place"]}) > 1
 
 
 def test_arms_are_dealt_in_blocks_and_by_a_secret_key() -> None:
@@ -233,13 +235,14 @@ def test_damaged_stimuli_get_one_line(tmp_path: Path) -> None:
     make_study(tmp_path / "study").close()
     manifest = tmp_path / "study" / preregistration.PACK_FOLDER / MANIFEST_FILE
     whole = json.loads(manifest.read_text())
-    for change, message in (
+    changes: list[tuple[Callable[[Any], object], str]] = [
         (lambda m: m["pictures"].pop(), "one picture for each arm"),
         (lambda m: m["items"].append(m["items"][0]), "listed twice"),
         (lambda m: m["items"][1].update(image_id=m["items"][0]["image_id"]), "would see it twice"),
         (lambda m: m["items"][0].update(expected="yes"), "known answer"),
         (lambda m: m.update(colour="red"), "colour"),
-    ):
+    ]
+    for change, message in changes:
         data = json.loads(json.dumps(whole))
         change(data)
         manifest.write_text(json.dumps(data))
