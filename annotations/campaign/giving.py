@@ -26,6 +26,7 @@ from annotations.campaign.rows import (
 from annotations.campaign.rules import Rules
 
 _BLOCK = 64  # raters go through the pairs in blocks of this size by priority, each in an order of their own
+_ALL = 10**6
 
 _HELD = (
     A.c.id,
@@ -144,8 +145,8 @@ class Giver:
             return _balanced(gold, need, rater.position), {}
         is_gold = self._gold_places(rater, need)
         golds = gold[: sum(is_gold)]
-        pairs, counts = self._choose_pairs(connection, rater, max(need - len(golds), 1), images)
-        if self.config.study is not None and len(pairs) < need - len(golds):
+        pairs, counts, more = self._choose_pairs(connection, rater, max(need - len(golds), 1), images)
+        if self.config.study is not None and not more and (not pairs or len(pairs) < need - len(golds)):
             # Everybody in a study answers the same checks: what is left of them comes at the end.
             ends = [*pairs, *gold[: need - len(pairs)]]
             ends.sort(key=lambda row: assignment.order(self._key, rater.id, row.id))
@@ -173,11 +174,18 @@ class Giver:
 
     def _choose_pairs(
         self, connection: Connection, rater: SimpleNamespace, need: int, images: set[int]
-    ) -> tuple[list[Any], dict[int, Counts]]:
-        """Open pairs of high priority, in the rater's own order, no image twice while it can be helped."""
-        values = {"rater": rater.id, "arm": rater.arm, "limit": 2 * _BLOCK + need}
+    ) -> tuple[list[Any], dict[int, Counts], bool]:
+        """Open pairs of high priority, in the rater's own order, no image twice while it can be helped.
+
+        Returns:
+            The pairs, the counters of those that were locked, and whether there are more, which somebody else
+            may have locked.
+        """
+        # In a study nothing is more urgent than anything else: the order is the rater's own from end to end.
+        block = _BLOCK if self.config.study is None else _ALL
+        values = {"rater": rater.id, "arm": rater.arm, "limit": 2 * block + need}
         rows = list(connection.execute(_PAIRS, values))
-        rows.sort(key=lambda row: (row.rank // _BLOCK, assignment.order(self._key, rater.id, row.id)))
+        rows.sort(key=lambda row: (row.rank // block, assignment.order(self._key, rater.id, row.id)))
         seen = set(images)
         first: list[Any] = []
         later: list[Any] = []
@@ -193,7 +201,7 @@ class Giver:
             locked = lock_questions(self.database, connection, [row.id for row in some], skip=True)
             counts |= locked
             chosen += [row for row in some if row.id in locked and locked[row.id].is_open(self.config)]
-        return chosen, counts
+        return chosen, counts, len(rows) > len(chosen)
 
     def _hold(
         self,

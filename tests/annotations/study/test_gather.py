@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,41 @@ def test_each_rater_is_in_one_arm_and_answers_all_of_it(tmp_path: Path, db: str 
     for _, places in checks.groupby("rater")["place"]:
         assert sorted(places // 11) == [0, 1, 2, 3]
     assert len({tuple(sorted(places)) for _, places in checks.groupby("rater")["place"]}) > 1
+
+
+def test_raters_at_the_same_moment_all_get_everything(tmp_path: Path, db: str | None) -> None:
+    """While others have questions locked, nobody is done early, and checks stay where they belong."""
+    store = make_study(tmp_path / "study", db=db, items=20, checks=4, practice=0)
+    raters = [Rater(store) for _ in range(6)]
+    threads = [threading.Thread(target=rater.go, args=(lambda _: "yes",)) for rater in raters]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    while any(store.progress(rater.id).stage != "done" for rater in raters):
+        for rater in raters:  # who found all locked at some moment asks again, as the page does
+            rater.go(lambda _: "yes")
+    assert store.check() == []
+    store.close()
+    answers = gather.gather(tmp_path / "study", db).answers
+    assert (answers.groupby(["rater", "role"]).size().unstack() == [4, 20]).all(axis=None)
+    checks = answers[answers["role"] == "attention"]
+    for _, places in checks.groupby("rater")["position"]:
+        assert sorted((places - 1) // 6) == [0, 1, 2, 3]
+
+
+def test_any_item_may_come_first(tmp_path: Path) -> None:
+    """Where an item comes is each rater's own chance: were it not, time and item could not be told apart."""
+    store = make_study(tmp_path / "study", items=100, checks=0, practice=0, settings={"prefetch": 20})
+    raters = [Rater(store) for _ in range(24)]
+    first: dict[str, set[int]] = {arm: set() for arm in ARMS}
+    for rater in raters:
+        held = store.questions(rater.id, 20).questions
+        assert len(held) == 20
+        first[rater.arm] |= {question.class_index for question in held}
+    # Of 100 items eight raters have 83 among their first 20, give or take 3.
+    assert all(len(items) > 70 for items in first.values())
+    store.close()
 
 
 def test_arms_are_dealt_in_blocks_and_by_a_secret_key() -> None:
