@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from annotations.study.importing import FIELDS
+from annotations.study.results import Results
 from benchmark.cli import study_answers as commands
 from tests.annotations.study.made_up import study
+from tests.annotations.study.studies import make_study
+from tests.annotations.study.test_gather import Rater
 from tests.benchmark.rated import write_study
 from tests.benchmark.test_cli import run
 from tests.conftest import ROOT
@@ -86,6 +89,39 @@ def test_a_long_csv_is_analysed_at_once_or_imported_first(
     assert direct["preregistration"] is None
     assert run("study", "import", file, "--out", tmp_path / "trial", *OPTIONS) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_answers_are_gathered_from_the_database_each_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = make_study(tmp_path / "study", items=12, checks=4, practice=2)
+
+    def results() -> Results:
+        assert run("study", "analyse", tmp_path / "study") == 0
+        capsys.readouterr()
+        text = (tmp_path / "study" / "report" / "results.json").read_text()
+        return Results.model_validate_json(text)
+
+    # Whoever knows the checks (yes to every second class) and says no to half of the rest.
+    for _ in range(6):
+        Rater(store).go(lambda c: ("yes", "no")[c % 2] if c >= 12 else ("yes", "no")[c // 2 % 2])
+    first = results()
+    assert first.raters == {"none": 2, "feature": 2, "example": 2}
+    assert (first.answers, first.checks, first.practice) == (6 * 12, 6 * 4, 6 * 2)
+    assert first.excluded == ()
+    assert first.made_up
+    assert [share.value for share in first.measures["agreement"]] == [0.5] * 3
+    for _ in range(3):
+        Rater(store).go(lambda c: "no")  # half of the checks wrong
+    store.close()
+    second = results()
+    assert second.raters == {"none": 3, "feature": 3, "example": 3}
+    assert {(e.reason, e.raters, e.answers) for e in second.excluded} == {("attention", 1, 12)}
+    assert second.measures["agreement"][0].raters == 2
+    assert second.everyone[0].raters == 3
+    # The database may stay behind: the answers are in the folder now.
+    (tmp_path / "study" / "campaign.db").unlink()
+    assert results() == second
 
 
 @pytest.mark.parametrize(
