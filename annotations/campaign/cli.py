@@ -515,6 +515,8 @@ def export_(*, db: str, out: Path, kind: str, method: Any, incomplete: bool, ima
 
     store = _open(db)
     try:
+        if store.config.study is not None and kind != "parquet":
+            raise BeyondError(f"{kind} cannot show what a study shows; its raters answer in the app alone")
         if kind == "parquet":
             notes = exchange.export_parquet(store, out, method=method, incomplete=incomplete)
             for note in notes:
