@@ -3,7 +3,7 @@
 Making and opening: `create`, `open`, `close`, `config`, `backup`, `freeze`, `check`.
 People: `invite`, `invitation_role`, `accept`, `person`, `end_session`, `consent`, `read_instructions`,
 `withdraw`, `pause`, `reinstate`, `resume`.
-Work: `questions`, `submit`, `progress`, `stop`, `picture`.
+Work: `questions`, `submit`, `progress`, `stop`, `has_stopped`, `picture`.
 Managing: `status`, `flagged`, `adjudicate`, `question_picture`, `votes`, `paths`, `asked`, `given`,
 `import_votes`, `audit`, `audit_log`.
 
@@ -89,6 +89,7 @@ from annotations.errors import BeyondError
 
 SESSION_SECONDS = 14 * 86_400
 _IMPORTED_TOGETHER = 500
+_STOPPED = "stopped by themselves"
 
 _SESSIONS = table(SessionRow)
 _PERSON = (
@@ -559,7 +560,11 @@ class Store:
         return outcomes, batch
 
     def stop(self, rater_id: int) -> Stage:
-        """Note that a rater wants to answer no more; what they answered stays. Returns the stage."""
+        """Note that a rater wants to stop, for now or, in a study, for good; what they answered stays.
+
+        Returns:
+            The stage they are in then: done, unless they were past asking already.
+        """
 
         def work(connection: Connection) -> Stage:
             rater = lock_rater(self.database, connection, rater_id)
@@ -576,11 +581,18 @@ class Store:
                 counts[question].hold(-1)
             save_questions(connection, self.config, counts.values())
             connection.execute(sa.update(A).where(*held).values(state="expired"))
-            connection.execute(sa.update(R).where(R.c.id == rater_id).values(stage="done"))
+            values = {"stage": "done", "pause_reason": _STOPPED}
+            connection.execute(sa.update(R).where(R.c.id == rater_id).values(values))
             self._log(connection, "stopped", rater_id)
             return "done"
 
         return self.database.transact(work)
+
+    def has_stopped(self, rater_id: int) -> bool:
+        """Whether a rater is done because they stopped, and not because they answered all."""
+        with self.database.read() as connection:
+            rater = read_rater(connection, rater_id)
+        return bool(rater.stage == "done" and rater.pause_reason == _STOPPED)
 
     def resume(self, rater_id: int) -> Stage:
         """Let a rater who was done go on, where there is something to judge again; returns the stage."""
@@ -590,7 +602,8 @@ class Store:
             # Whoever is done with a study was told what it is about, and cannot answer as before.
             may_go_on = rater.role == "rater" and rater.stage == "done" and self.config.study is None
             if may_go_on and self.giver.may_come(connection, rater):
-                connection.execute(sa.update(R).where(R.c.id == rater_id).values(stage="work"))
+                values = {"stage": "work", "pause_reason": ""}
+                connection.execute(sa.update(R).where(R.c.id == rater_id).values(values))
                 return "work"
             stage: Stage = rater.stage
             return stage

@@ -16,7 +16,7 @@ GET  /instructions     The instructions.                       POST /instruction
 GET  /work             The app: practice, qualification and work; all in JavaScript from here on.
 GET  /thanks           Done, paused, failed or withdrawn; with the completion code where there is one.
 POST /withdraw         form: csrf, confirm=withdraw. Takes back all answers, until the campaign is frozen.
-GET  /stop             Asks a rater who wants to stop.           POST /stop  form: csrf. Goes to /thanks.
+GET  /stop             Asks a rater who wants to stop.         POST /stop          form: csrf
 POST /leave            form: csrf. Ends the session.
 GET  /manage           The managers' dashboard.
 GET  /static/FILE      Stylesheets and scripts. No inline script or style is allowed anywhere (CSP).

@@ -500,13 +500,15 @@ def _add_pages(app: FastAPI, web: _Web) -> None:
     def thanks(request: Request, person: Annotated[Person, Depends(at_home)]) -> Response:
         progress = store.progress(person.rater_id)
         prolific = store.config.prolific
-        code = prolific.completion_code if prolific and person.stage == "done" else None
+        stopped = store.has_stopped(person.rater_id)
+        code = prolific.completion_code if prolific and person.stage == "done" and not stopped else None
         return web.page(
             request,
             "thanks.html",
             person=person,
             progress=progress,
             completion_code=code,
+            stopped=stopped,
             frozen=store.is_frozen(),
             title="Thank you",
         )
@@ -522,7 +524,7 @@ def _add_pages(app: FastAPI, web: _Web) -> None:
     def stopped(request: Request, person: Annotated[Person, Depends(poster)]) -> Response:
         store.stop(person.rater_id)
         store.audit(f"rater {person.rater_id}", "stopped", address=address(request))
-        return RedirectResponse("/", 303)
+        return RedirectResponse("/thanks", 303)
 
     @app.post("/withdraw")
     def withdraw(

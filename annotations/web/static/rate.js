@@ -546,6 +546,17 @@ for (const panel of [view.figure, view.beside]) {
   panel.addEventListener("click", (event) => zoomAt(!panel.classList.contains("zoomed"), event));
   panel.addEventListener("pointermove", (event) => panel.classList.contains("zoomed") && zoomAt(true, event));
 }
+// What was answered goes out first: whoever has stopped may not be able to send it any more.
+document.querySelector("a.stop")?.addEventListener("click", async (event) => {
+  event.preventDefault();
+  for (let attempt = 0; attempt < 50; attempt += 1) {
+    if (!outbox || (await outbox.items()).length === 0) return location.assign("/stop");
+    send();
+    await new Promise((wake) => setTimeout(wake, 100));
+  }
+  note("Your answers are not sent yet", "There is no connection. They are kept in this browser; try again later.", "Go on", show);
+  return undefined;
+});
 window.addEventListener("online", () => {
   failures = 0;
   send();

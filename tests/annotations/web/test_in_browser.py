@@ -308,6 +308,35 @@ def test_a_reload_in_mid_question_asks_the_same_again(
     assert page.inner_text(".label") == label
 
 
+def test_who_stops_sends_what_they_answered_first(
+    campaign: Callable[..., Campaign], watch: Callable[..., Watched]
+) -> None:
+    here = campaign(pairs=12)
+    watched = watch(here)
+    page = watched.page()
+    enter(page, here)
+    page.wait_for_load_state("networkidle")
+    watched.context.set_offline(True)
+    for _ in range(2):
+        press(page, "y")
+    page.wait_for_selector("text=2 answers kept here")
+    page.click("a.stop")
+    page.wait_for_selector("text=Your answers are not sent yet")
+    go_on(page)
+    watched.context.set_offline(False)
+    page.click("a.stop")
+    page.wait_for_url(f"{here.address}/stop")
+    no_serious_violation(page)
+    assert len(here.answers()) == 2
+    page.get_by_role("button", name="Stop").click()
+    page.wait_for_url(f"{here.address}/thanks")
+    assert "You stopped after 2 questions" in page.inner_text("main")
+    no_serious_violation(page)
+    page.click("a.go")
+    page.wait_for_url(f"{here.address}/work")
+    shown(page)
+
+
 def test_two_tabs_take_turns(campaign: Callable[..., Campaign], watch: Callable[..., Watched]) -> None:
     here = campaign(pairs=12)
     watched = watch(here)

@@ -177,7 +177,8 @@ def test_a_rater_can_stop_and_is_told(study: tuple[Path, Store]) -> None:
     assert visitor.get("/stop").headers["location"] == "/"
     thanks = visitor.get("/thanks").text
     assert "were altered by a computer" in thanks
-    assert "3 questions" in thanks
+    assert "You stopped after 3 questions" in thanks
+    assert "Go on" not in thanks
     assert len(store.given()) == 5
     assert store.check() == []
     token = visitor.token_on("/thanks")
