@@ -424,19 +424,19 @@ def _agreement(printer: _Printer, track: Track) -> None:
         return
     if asked.made_up:
         printer.write(("No person answered. ", _ALARM), (agreement.MADE_UP, ""), indent=2)
-    table = printer.table(["", "shown", "share", "95 %", "raters", "answers"])
-    table.columns[1].justify = "left"
+    table = printer.table(["", "share", "95 %", "raters", "answers"])
     measure = ""
     for row in asked.rated:
+        if row.measure != measure:
+            measure = row.measure
+            table.add_row(printer.cell(measure, "bold"))
         table.add_row(
-            printer.cell("" if row.measure == measure else row.measure),
-            printer.cell(row.arm),
+            printer.cell(f"  {row.arm}"),
             printer.cell(row.text, _PEOPLE),
             printer.cell(row.ends, _QUIET),
             printer.cell(text.count(row.raters)),
             printer.cell(text.count(row.answers), _QUIET),
         )
-        measure = row.measure
     printer.show(table)
     if asked.gains:
         table = printer.table(["agreement, points", "difference", "95 %", "p, Holm"])

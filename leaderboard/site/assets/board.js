@@ -52,7 +52,8 @@
     ];
     const ranges = {};
     for (const metric of data.metrics) {
-      const range = span([metric]);
+      // What few entries have would fill its whole range: people's agreement stands between 0 and 100 %.
+      const range = metric.absent && metric.group === "people" ? [0, 1e4] : span([metric]);
       columns.push({ key: metric.k, metric, label: metric.k === "top1" ? "Top-1" : metric.k === "real_accuracy" ? "People accept" : metric.k === "accepted_mistakes" ? "Wrong, yet accepted" : metric.short, long: metric.label, about: metric.about, group: (data.trackNames.find((t) => t[0] === metric.track) || ["", metric.track])[1], first: metric.less ? 1 : -1, num: true, value: (r) => metric.v[r], csv: (r) => metricCsv(metric, r), cell: (r) => {
         if (metric.v[r] === null) return metric.absent ? `<span class="quiet">${escape(metric.absent)}</span>` : dash;
         const strong = metric.group === "people";
