@@ -167,7 +167,7 @@ def score_agreement(
         note = f"The answers of a study in this run are left out: {problem}."
         return AgreementPart({}, {}, [note])
     try:
-        results = analyse(study, plan)
+        results = analyse(study, plan, descriptions=False)
     except BeyondError as error:
         return AgreementPart({}, {}, [f"The answers of a study in this run are left out: {error}."])
     return part_of(results)

@@ -233,7 +233,7 @@ def bootstrap(responses: Responses, *, resamples: int = 10_000, seed: int = 0) -
 
     NaN where an arm has no answer (in the resample).
     """
-    rng = np.random.default_rng(seed)
+    bits = np.random.PCG64(seed)
     tables = []
     for arm in range(len(responses.arms)):
         total, count = responses.of_arm(arm)
@@ -244,11 +244,11 @@ def bootstrap(responses: Responses, *, resamples: int = 10_000, seed: int = 0) -
         return means
     for rows in _chunks(resamples):
         size = rows.stop - rows.start
-        items = rng.multinomial(responses.items, np.full(responses.items, 1 / responses.items), size=size)
+        items = _times_drawn(bits, size, responses.items)
         for arm, (total, count) in enumerate(tables):
             if not len(total):
                 continue
-            raters = rng.multinomial(len(total), np.full(len(total), 1 / len(total)), size=size)
+            raters = _times_drawn(bits, size, len(total))
             n = np.einsum("bi,bi->b", raters @ count, items)
             means[rows, arm] = np.divide(
                 np.einsum("bi,bi->b", raters @ total, items), n, out=np.full(size, np.nan), where=n > 0
@@ -325,14 +325,15 @@ def permutation_p(
     answered = count > 0
     result = np.ones(len(pairs))
     for at, (arm, versus) in enumerate(pairs):
-        rng = np.random.default_rng([seed, arm, versus])
+        bits = np.random.PCG64([seed, arm, versus])
         chosen = answered & np.isin(responses.arm, (arm, versus))
         first = responses.arm[chosen] == arm
         sums, counts = total[chosen], count[chosen]
         observed = abs(_difference(first[None].astype(np.float64), sums, counts)[0])
         extreme = 0
         for rows in _chunks(permutations):
-            dealt = rng.permuted(np.tile(first, (rows.stop - rows.start, 1)), axis=1).astype(np.float64)
+            keys = bits.random_raw(size=(rows.stop - rows.start) * len(first)).reshape(-1, len(first))
+            dealt = first[np.argsort(keys, axis=1, kind="stable")].astype(np.float64)
             extreme += int((np.abs(_difference(dealt, sums, counts)) >= observed - 1e-12).sum())
         result[at] = (extreme + 1) / (permutations + 1)
     return result
@@ -409,6 +410,19 @@ def _difference(first: Floats, sums: Floats, counts: Floats) -> Floats:
     """Mean of the raters in `first` (float64 (P, R), 0 or 1) less that of the others: float64 (P,)."""
     a, n = first @ sums, first @ counts
     return np.asarray(a / n - (sums.sum() - a) / (counts.sum() - n))
+
+
+def _times_drawn(bits: np.random.PCG64, resamples: int, n: int) -> Floats:
+    """How often each of n is drawn, in n draws with replacement: float64 (resamples, n), rows add up to n.
+
+    From raw bits, whose stream every version of numpy keeps, so that intervals can be computed again to the
+    last digit years later; that of its distributions may change.
+    """
+    raw = bits.random_raw(size=resamples * n) >> np.uint64(32)
+    drawn = ((raw * np.uint64(n)) >> np.uint64(32)).astype(np.int64)
+    at = np.repeat(np.arange(resamples, dtype=np.int64) * n, n) + drawn
+    counts: Floats = np.bincount(at, minlength=resamples * n).astype(np.float64)
+    return counts.reshape(resamples, n)
 
 
 def _chunks(n: int) -> Iterator[slice]:

@@ -181,7 +181,13 @@ class Results(_Frozen):
         )
 
 
-def analyse(study: StudyAnswers, plan: Preregistration | None = None, *, title: str | None = None) -> Results:
+def analyse(
+    study: StudyAnswers,
+    plan: Preregistration | None = None,
+    *,
+    title: str | None = None,
+    descriptions: bool = True,
+) -> Results:
     """Analyse a study as planned.
 
     Args:
@@ -189,6 +195,7 @@ def analyse(study: StudyAnswers, plan: Preregistration | None = None, *, title: 
         plan: The preregistration. Without one nobody is excluded, all contrasts of agreement are tested, and
             a note says that it was not preregistered.
         title: What to call it; by default the plan's title.
+        descriptions: Also what is neither measure nor contrast: odds ratios, groups and times.
 
     Raises:
         BeyondError: There is no answer to analyse, or answers were given under another plan or pack.
@@ -245,14 +252,14 @@ def analyse(study: StudyAnswers, plan: Preregistration | None = None, *, title: 
         excluded=excluded,
         measures=measures,
         contrasts=_differences(found, hypotheses, notes),
-        odds_ratios=_odds_ratios(agreement, notes) if settings.gee else (),
+        odds_ratios=_odds_ratios(agreement, notes) if settings.gee and descriptions else (),
         everyone=everyone.of_measure("agreement", settings.kinds).compare(
             settings.resamples, 0, settings.seed
         )[0],
-        by_kind=_by_kind(table, settings),
-        by_class=_by_class(agreement, settings),
-        by_confidence=_by_confidence(agreement, settings),
-        times=_times(kept, arms),
+        by_kind=_by_kind(table, settings) if descriptions else (),
+        by_class=_by_class(agreement, settings) if descriptions else (),
+        by_confidence=_by_confidence(agreement, settings) if descriptions else (),
+        times=_times(kept, arms) if descriptions else (),
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -628,8 +635,13 @@ def _notes(table: _Table, everyone: _Table, plan: Preregistration | None, kept: 
             )
         elif raters < FEW_RATERS:
             notes.append(f"The arm {arm} has {raters} raters: from so few, intervals are rough.")
-        if plan is not None and 0 < before < plan.raters_per_arm:
-            notes.append(f"The arm {arm} has {before} of the {plan.raters_per_arm} raters that were planned.")
+        if plan is not None and before and before != plan.raters_per_arm:
+            wanted = plan.raters_per_arm
+            notes.append(
+                f"The arm {arm} has {before} of the {wanted} raters that were planned."
+                if before < wanted
+                else f"The arm {arm} has {before} raters, more than the {wanted} that were planned."
+            )
     if len(kept):
         same = kept.groupby("rater")["answer"].agg(["nunique", "first", "count"])
         for answer in ("yes", "no", "maybe"):

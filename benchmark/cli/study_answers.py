@@ -231,19 +231,26 @@ def _print(results: Results) -> None:
     metavar="NONE,FEATURE,EXAMPLE",
     help="Assumed share of agreement in each arm, in (0, 1); two shares: none and feature.",
 )
-@click.option("--raters", type=click.IntRange(2, 5000), default=30, show_default=True, help="Raters an arm.")
+@click.option("--raters", type=click.IntRange(2, 5000), help="Raters an arm. [default: 30]")
 @click.option(
     "--items",
     "items_text",
-    default="40",
-    show_default=True,
     metavar="N[,N…]",
-    help="Adversarial items that each rater judges; several to compare.",
+    help="Adversarial items that each rater judges; several to compare. [default: 40]",
 )
 @click.option("--rater-sd", type=click.FloatRange(0, 5), default=0.5, show_default=True, help="In log-odds.")
 @click.option("--item-sd", type=click.FloatRange(0, 5), default=1.0, show_default=True, help="In log-odds.")
 @click.option(
-    "--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True
+    "--alpha",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Level after correction. [default: 0.05]",
+)
+@click.option(
+    "--study",
+    "study_path",
+    type=click.Path(path_type=Path),
+    metavar="STUDY",
+    help="Take raters, adversarial items and level from the preregistration of STUDY.",
 )
 @click.option(
     "--target",
@@ -266,11 +273,12 @@ def _print(results: Results) -> None:
 def power(
     *,
     agreement_text: str,
-    raters: int,
-    items_text: str,
+    raters: int | None,
+    items_text: str | None,
     rater_sd: float,
     item_sd: float,
-    alpha: float,
+    alpha: float | None,
+    study_path: Path | None,
     target: float | None,
     contrast: str | None,
     simulations: int,
@@ -286,6 +294,7 @@ def power(
     \b
     beyond study power --agreement 0.35,0.45,0.50 --raters 40 --items 60
     beyond study power --agreement 0.35,0.45,0.50 --target 0.8 --items 20,40,80 --plot power.svg
+    beyond study power --agreement 0.35,0.45,0.50 --study studies/resnet50
     """  # noqa: D301 - click reads the escape
     import json
 
@@ -294,7 +303,15 @@ def power(
     from benchmark.report.study import power_plot
 
     shares = _numbers(agreement_text, "--agreement", float)
-    items = sorted(set(_numbers(items_text, "--items", int)))
+    if study_path is not None:
+        from annotations.study.preregistration import read
+
+        written = read(study_path)
+        raters = raters or written.raters_per_arm
+        items_text = items_text or str(written.items.get("adversarial", 0))
+        alpha = alpha or written.analysis.alpha
+    raters, alpha = raters or 30, alpha or 0.05
+    items = sorted(set(_numbers(items_text or "40", "--items", int)))
     arms = ("none", "feature", "example")[: len(shares)]
     if len(shares) not in (2, 3):
         raise BeyondError(f"--agreement {agreement_text!r} gives {len(shares)} shares; give two or three")

@@ -92,6 +92,7 @@ def markdown(results: Results) -> str:
         ]
     else:
         parts += ["None can be told: two arms with two raters and two images each are needed.", ""]
+    parts += _hypotheses(results)
     if results.odds_ratios:
         parts += [
             "Sensitivity, generalised estimating equations over raters (log odds ratios, on these items "
@@ -151,6 +152,27 @@ def _contrast_table(results: Results) -> list[str]:
             for c in results.contrasts
         ),
     ]
+
+
+def _hypotheses(results: Results) -> list[str]:
+    """What became of each hypothesis, where there was a plan."""
+    if results.preregistration is None:
+        return []
+    lines = []
+    tested = {c.hypothesis: c for c in results.contrasts if c.hypothesis}
+    for hypothesis in results.hypotheses:
+        c = tested.get(hypothesis.name)
+        if c is None or c.p_holm is None:
+            verdict = "could not be tested."
+        elif c.p_holm <= results.analysis.alpha:
+            verdict = f"a difference was found ({points(c.value)} points, p {_p(c.p_holm)})."
+        else:
+            verdict = (
+                f"no difference was found; the interval is {points(c.low)} to {points(c.high)} points "
+                f"(p {_p(c.p_holm)})."
+            )
+        lines.append(f"* **{_text(hypothesis.name)}** {_text(hypothesis.text)} *Result:* {verdict}")
+    return [*lines, ""] if lines else []
 
 
 def _exclusions(results: Results) -> list[str]:

@@ -184,6 +184,17 @@ def test_power_says_how_many_raters_each_number_of_items_takes(
     assert "Simulated 100 times each" in capsys.readouterr().out
 
 
+def test_power_of_a_study_that_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(tmp_path / "study", made_up=True)
+    options = ["--agreement", "0.3,0.5,0.6", "--simulations", "100", "--json"]
+    assert run("study", "power", "--study", tmp_path / "study", *options) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert run("study", "power", "--raters", "12", "--items", "12", "--alpha", "0.05", *options) == 0
+    assert json.loads(capsys.readouterr().out) == planned
+    assert run("study", "power", "--study", tmp_path, *options) == 2
+    assert "has no preregistration.json" in capsys.readouterr().err
+
+
 def test_the_help_names_every_field() -> None:
     assert commands.FIELDS.split(", ") == list(FIELDS)
 
