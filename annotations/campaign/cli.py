@@ -15,6 +15,7 @@ import click
 from annotations.errors import BeyondError
 
 if TYPE_CHECKING:
+    from annotations.campaign.config import CampaignConfig
     from annotations.campaign.store import Store
     from annotations.campaign.types import Status
 
@@ -303,11 +304,12 @@ def status(*, db: str, as_json: bool) -> None:
     """Say how far a campaign is: coverage, pace, agreement, raters, gold, and pairs to decide."""
     store = _open(db)
     found = store.status()
+    config = store.config
     store.close()
     if as_json:
         click.echo(json.dumps(_finite(dataclasses.asdict(found)), indent=2, ensure_ascii=False))
         return
-    _print_status(found)
+    _print_status(found, config)
 
 
 def _finite(value: Any) -> Any:
@@ -318,7 +320,7 @@ def _finite(value: Any) -> Any:
     return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _print_status(found: Status) -> None:
+def _print_status(found: Status, config: CampaignConfig) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -338,6 +340,11 @@ def _print_status(found: Status) -> None:
         f"pairs      {c.pairs:,}: {c.complete:,} complete ({verdicts}), {c.untouched:,} untouched, "
         f"{c.in_flight:,} held now"
     )
+    for arm in config.arms:
+        here = [rater for rater in found.raters if rater.arm == arm]
+        done = sum(rater.stage == "done" and not rater.reason for rater in here)
+        wanted = f" of {config.study.raters:,}" if config.study else ""
+        console.print(f"arm        {arm}: {done:,}{wanted} raters done, {len(here):,} came")
     console.print(f"to decide  {found.flagged:,} complete pairs without a verdict: beyond campaign flagged")
     if found.agreement:
         table = Table("agreement", "value", "95 % interval", "n", box=None, pad_edge=False)

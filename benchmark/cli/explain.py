@@ -224,8 +224,24 @@ def broken_images(
     Raises:
         BeyondError: The run has no finished attacks, broke nothing, or kept no adversarial images.
     """
+    from benchmark.attack_records import adversarial_names
+
+    verdicts, broken = broken_rows(run, labels)
+    stored = adversarial_names(run)
+    kept = [row for row in broken if row.adversarial in stored]
+    if not kept:
+        raise BeyondError(f"{run} keeps no adversarial images; score it again with --keep-adversarials")
+    return verdicts, kept[:limit]
+
+
+def broken_rows(run: Path, labels: Mapping[str, LabelSets]) -> tuple[Verdicts, list[Row]]:
+    """The same, whether the adversarial images were kept or not.
+
+    Raises:
+        BeyondError: The run has no finished attacks, or broke nothing.
+    """
     from benchmark import runs
-    from benchmark.attack_records import adversarial_names, read_attacks
+    from benchmark.attack_records import read_attacks
 
     result = runs.robustness_result(run, labels)
     if result is None or result.verdicts is None:
@@ -235,11 +251,7 @@ def broken_images(
     broken = [row for row in rows if row.objective == "original" and row.status == "broken"]
     if not broken:
         raise BeyondError(f"no attack broke anything in {run}, so there is nothing to explain")
-    stored = adversarial_names(run)
-    kept = [row for row in broken if row.adversarial in stored]
-    if not kept:
-        raise BeyondError(f"{run} keeps no adversarial images; score it again with --keep-adversarials")
-    return result.verdicts, kept[:limit]
+    return result.verdicts, broken
 
 
 def choose_items(

@@ -240,8 +240,10 @@ def _require_new(out: Path, url: str, db: str | None) -> None:
 
 
 def _require_run(manifest: Manifest, run: Path, pack: Path) -> None:
-    """Refuse explanations of another model than that of the run."""
+    """Refuse explanations of another model than that of the run, or of other attacks."""
+    from annotations.classes import class_names
     from benchmark import runs
+    from benchmark.cli.explain import broken_rows
 
     info = runs.read_run(run)
     if manifest.model.get("weights_sha256") != info.model.weights_sha256:
@@ -250,6 +252,18 @@ def _require_run(manifest: Manifest, run: Path, pack: Path) -> None:
             f"{info.model.name} "
             "with other weights; pass the pack of this run"
         )
+    _, rows = broken_rows(run, runs.load_labels(runs.default_annotations(info)))
+    reached = {row.image_id: row.adversarial_class for row in rows}
+    for item in manifest.items:
+        if item.kind == "adversarial" and reached.get(item.image_id) != item.shown_class:
+            there = reached.get(item.image_id)
+            raise BeyondError(
+                f"{pack} was not made from {run}: it shows {item.image_id} as "
+                f"{class_names()[item.shown_class]}, "
+                f"and the run {'did not break it' if there is None else f'made it {class_names()[there]}'}; "
+                "pass "
+                "the pack of this run"
+            )
 
 
 def _plan(

@@ -12,7 +12,7 @@ import torch
 from annotations.judgements import LabelSets
 from annotations.study import gather, preregistration
 from annotations.study.stimuli import read_stimuli
-from benchmark.explanations.pack import read_pack
+from benchmark.explanations.pack import item_name, read_pack
 from tests.benchmark.attacked import make_world
 from tests.benchmark.test_cli import run
 from tests.postgresql import postgresql
@@ -155,6 +155,16 @@ def test_mistakes_get_one_line(attacked: Path, tmp_path: Path, capsys: pytest.Ca
     weights = read_pack(pack).model["weights_sha256"]
     manifest.write_text(manifest.read_text().replace(weights, "f" * 64))
     refused(*SMALL, "--pack", pack, message="with other weights; pass the pack of this run")
+
+    # Explanations of another run of the same model, whose attacks led elsewhere.
+    data = json.loads((attacked / "explanations" / "manifest.json").read_text())
+    item = next(item for item in data["items"] if item["kind"] == "adversarial")
+    name = item_name(item["image_id"], "adversarial", 7)
+    for picture in data["pictures"]:
+        picture["item"] = name if picture["item"] == item["item"] else picture["item"]
+    item.update(item=name, shown_class=7, predicted_class=7)
+    manifest.write_text(json.dumps(data))
+    refused(*SMALL, "--pack", pack, message=f"was not made from {attacked}: it shows {item['image_id']} as")
 
 
 def test_nothing_is_served_that_was_changed(
