@@ -8,6 +8,7 @@ RUN/robustness/part-*.parquet      verdicts of attacks (see `benchmark.attack_re
 RUN/adversarials/part-*.parquet    the adversarial images: pixels, never to be published
 RUN/criticism/part-*.parquet       distances to the decision boundary; beside them choices, slices, attributes
 RUN/probes/NAME/                   records of the standard probes
+RUN/agreement/part-*.parquet       what people answered in a study (see `benchmark.agreement`)
 RUN/features/, RUN/explanations/   what `beyond explain` makes: pixels, never to be published
 RUN/quarantine/                     parts that were damaged and made again
 RUN/scorecard.json                  made from the above and the label sets alone
@@ -237,6 +238,7 @@ def clear(run: Path) -> None:
         ADVERSARIALS,
         CRITICISM,
         "probes",
+        "agreement",
         "features",
         "explanations",
     ):
@@ -356,6 +358,15 @@ def robustness_result(run: Path, labels: Mapping[str, LabelSets]) -> RobustnessR
     return score_robustness(read_attacks(run), labels, read_run(run).attacks)
 
 
+def robustness_track(run: Path, result: RobustnessResult | None) -> Track | None:
+    """The robustness track with what people answered about it in a study, if anybody was asked."""
+    if result is None:
+        return None
+    from benchmark.agreement import add_agreement
+
+    return add_agreement(run, result.track)
+
+
 def save_criticism(run: Path, criticism: CriticismInfo) -> None:
     """Write how a run is criticized into `run.json`, keeping what it says of distances."""
     info = read_run(run)
@@ -429,7 +440,7 @@ def score_run(
         if skipped:
             note = f"{skipped} images could not be read and are in no number; see {records.SKIPPED}/."
             track = track.model_copy(update={"notes": [*track.notes, note]})
-        attacked = robustness_result(run, labels)
+        attacked = robustness_track(run, robustness_result(run, labels))
         criticized, criticism = criticism_track(run, labels)
         if criticism is not None:
             write_choices(run, criticism)
@@ -444,7 +455,7 @@ def score_run(
             annotations=AnnotationsInfo(sources={name: sets.revision for name, sets in labels.items()}),
             provenance=provenance,
             tracks={"rectified": track}
-            | ({"robustness": attacked.track} if attacked else {})
+            | ({"robustness": attacked} if attacked else {})
             | ({"criticism": criticized} if criticized else {}),
         )
         write_atomically(run / SCORECARD_FILE, scorecard.to_json())

@@ -35,6 +35,9 @@ class Metric(_Strict):
     lower: float | None = Field(default=None, description="Value if every unjudged prediction were rejected.")
     upper: float | None = Field(default=None, description="Value if every unjudged prediction were accepted.")
     judged: int | None = Field(default=None, ge=0, description="How many of the n predictions are judged.")
+    raters: int | None = Field(
+        default=None, ge=1, description="People behind the value, where it is of what people answered."
+    )
     unit: str = Field(default="fraction", description="fraction, pixels, nats, ratio, count.")
 
 

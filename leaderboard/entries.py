@@ -577,7 +577,7 @@ def records_files(path: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
         return
-    for name in ("run.json", "predictions", "skipped", "robustness"):
+    for name in ("run.json", "predictions", "skipped", "robustness", "agreement"):
         part = path / name
         if part.is_file():
             yield part

@@ -7,6 +7,7 @@ says is compared with what 50,000 images can need before a row is read.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from pathlib import Path
 
@@ -26,6 +27,9 @@ MAX_LISTED = 20_000
 """Most files of a repository that are looked at."""
 
 MAX_ROWS = NUM_VALIDATION_IMAGES
+MOST_ROWS = {"robustness": math.inf, "agreement": 500_000}
+"""Most rows of the kinds that do not have one row an image."""
+
 MAX_UNFOLDED = 4 * 2**30
 
 
@@ -91,14 +95,14 @@ def check_bounds(path: Path) -> None:
         kind = file.parent.name if within else ""
         rows[kind] = rows.get(kind, 0) + footer.num_rows
         unfolded += sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
-        if unfolded > MAX_UNFOLDED or (kind != "robustness" and rows[kind] > MAX_ROWS):
+        if unfolded > MAX_UNFOLDED or rows[kind] > MOST_ROWS.get(kind, MAX_ROWS):
             raise BeyondError(
                 f"{file.name} says that it unfolds into {rows[kind]:,} rows and {unfolded:,} bytes, which "
                 "is more than the validation set can need"
             )
 
 
-KINDS = ("predictions", "skipped", "robustness")
+KINDS = ("predictions", "skipped", "robustness", "agreement")
 
 
 def _belongs(name: str, path: str) -> bool:

@@ -2,11 +2,12 @@
 
 ```
 STAGE/entries/<slug>/entry.yaml, scorecard.json, correct.bits
-STAGE/records/<slug>/run.json, predictions/, skipped/, robustness/
+STAGE/records/<slug>/run.json, predictions/, skipped/, robustness/, agreement/
 ```
 
-Only ids, classes, logits and verdicts are copied, each column by name: no image, no thumbnail, no pixel. The
-description of the run is cut to what the numbers need, and paths of this machine are cut to file names.
+Only ids, classes, logits, verdicts and answers are copied, each column by name: no image, no thumbnail, no
+pixel. The description of the run is cut to what the numbers need, and paths of this machine are cut to file
+names.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from annotations.errors import BeyondError
-from benchmark import records, runs
+from annotations.study.preregistration import MADE_UP_NOTE
+from benchmark import agreement, records, runs
 from benchmark.attack_records import ROBUSTNESS, ROWS_SCHEMA
 from benchmark.scorecard import SCORECARD_FILE
 from leaderboard.correctness import Correctness
@@ -47,6 +49,7 @@ COLUMNS = {
     records.PREDICTIONS: set(records.PREDICTIONS_SCHEMA.names),
     records.SKIPPED: set(records.SKIPPED_SCHEMA.names),
     ROBUSTNESS: set(ROWS_SCHEMA.names),
+    agreement.AGREEMENT: set(agreement.SCHEMA.names),
 }
 """The columns of each kind of records; a file with any other is not sent."""
 
@@ -244,6 +247,13 @@ def copy_records(run: Path, to: Path) -> None:
     info = runs.read_run(run)
     if not records.part_paths(run / records.PREDICTIONS):
         raise BeyondError(f"{run} holds no predictions; score it first: beyond score … --out {run}")
+    if agreement.has_agreement(run):
+        study, plan = agreement.read_agreement(run)
+        if study.made_up or (plan is not None and plan.made_up):
+            raise BeyondError(
+                f"the answers in {run / agreement.AGREEMENT} are {MADE_UP_NOTE}; remove that folder, and "
+                f"beyond rescore {run}"
+            )
     to.mkdir(parents=True)
     for kind, columns in COLUMNS.items():
         for number, part in enumerate(records.part_paths(run / kind)):

@@ -23,7 +23,9 @@ import numpy.typing as npt
 from annotations.classes import NUM_VALIDATION_IMAGES, original_labels, validation_labels
 from annotations.errors import BeyondError
 from annotations.judgements import LabelSets, Verdict
+from annotations.study.preregistration import MADE_UP_NOTE
 from benchmark import statistics
+from benchmark.agreement import has_agreement, is_made_up, read_agreement
 from benchmark.scorecard import SCORECARD_FILE, Metric, Track
 from benchmark.tracks import TRACKS
 from leaderboard.correctness import TOP1, Bools, Correctness
@@ -71,8 +73,12 @@ METHODS = {
 }
 """How each metric's interval is made; accuracies by source are Wilson's."""
 
+AGREEMENT_METHODS = {"two-way bootstrap", "exact", "hybrid score"}
+"""How intervals of what people answered in a study are made."""
+
 BOUNDS = ", imbens-manski"
-MAY_BE_NEGATIVE = {"rectified_error_reduction", "hidden_robustness"}
+GAINS = ("agreement_gain_feature", "agreement_gain_example")
+MAY_BE_NEGATIVE = {"rectified_error_reduction", "hidden_robustness", *GAINS}
 
 
 @dataclass(frozen=True)
@@ -220,6 +226,8 @@ def _check(entry: Entry, checked: Checked, *, records: Path | None, hub: bool, l
     if not entry.scorecard.tracks:
         checked.add("error", "the scorecard has no track; score the run first")
     bits = _check_bits(entry, labels, checked)
+    if entry.info.records.kind == "none" and _has_agreement(entry):
+        checked.add("error", "agreement needs the answers themselves; publish its records with them")
     if entry.info.records.kind == "none" and entry.info.status != "self-reported":
         checked.add(
             "error", f"status {entry.info.status} needs records that others can read; this entry has none"
@@ -238,6 +246,11 @@ def _check(entry: Entry, checked: Checked, *, records: Path | None, hub: bool, l
         checked.add(
             "warning", f"its records ({entry.info.records.path}) are not here; nothing was recomputed"
         )
+
+
+def _has_agreement(entry: Entry) -> bool:
+    track = entry.scorecard.tracks.get("robustness")
+    return track is not None and any(key.startswith("agreement_") for key in track.metrics)
 
 
 # --------------------------------------------------------------------------------------- form and arithmetic
@@ -325,6 +338,11 @@ def metric_problems(key: str, metric: Metric, images: int) -> Iterator[str]:
     if any(end is not None and not least <= end <= 1 for end in ends):
         yield "a share must lie between 0 and 1"
         return
+    if key.startswith("agreement_"):
+        yield from _answer_problems(metric)
+        return
+    if metric.raters is not None:
+        yield "it is no share of answers, so it has no raters"
     method = METHODS.get(key, "wilson" if key.endswith("_accuracy") else None)
     if method is not None and metric.method not in (method, method + BOUNDS):
         yield f"its interval is made by {metric.method!r}; this metric's is by {method!r}"
@@ -332,6 +350,17 @@ def metric_problems(key: str, metric: Metric, images: int) -> Iterator[str]:
         yield "it has no interval"
     elif method == "wilson":
         yield from _wilson_problems(metric)
+
+
+def _answer_problems(metric: Metric) -> Iterator[str]:
+    """What is wrong with a share of people's answers by itself."""
+    if metric.method not in AGREEMENT_METHODS:
+        known = ", ".join(sorted(AGREEMENT_METHODS))
+        yield f"its interval is made by {metric.method!r}, not by one of {known}"
+    elif metric.ci_low is None:
+        yield "it has no interval"
+    if metric.raters is None or metric.raters < 2:
+        yield "it needs the answers of at least two raters"
 
 
 def _wilson_problems(metric: Metric) -> Iterator[str]:
@@ -393,6 +422,7 @@ def _relations(track: Track) -> Iterator[str]:
         found = 1 - (1 - m["real_accuracy"].value) / (1 - m["top1_evaluable"].value)
         if not _same(found, m["rectified_error_reduction"].value, 1e-9):
             yield f"rectified_error_reduction does not follow from both accuracies ({found:.9g})"
+    yield from _agreement_relations(track)
     anatomy = track.tables.get("anatomy")
     if anatomy and "top1" in m:
         counts = [row.get("n") for row in anatomy]
@@ -402,6 +432,50 @@ def _relations(track: Track) -> Iterator[str]:
             or sum(n for n in counts if isinstance(n, int)) != mistakes
         ):
             yield f"the anatomy's counts do not add up to the {mistakes:,} answers that differ"
+
+
+def _agreement_relations(track: Track) -> Iterator[str]:
+    """Whether agreement is what people answered, and its numbers follow from the table of answers."""
+    tables = {name: track.tables.get(name, []) for name in ("agreement", "agreement_contrasts")}
+    studies = track.tables.get("agreement_study", [])
+    stated = {key: metric for key, metric in track.metrics.items() if key.startswith("agreement_")}
+    if not (stated or studies or any(tables.values())):
+        return
+    if is_made_up(track.tables):
+        yield f"its agreement is {MADE_UP_NOTE}"
+        return
+    if len(studies) != 1:
+        yield f"agreement comes from one study, and {len(studies)} are described"
+        return
+    arms = {row.get("arm"): row for row in tables["agreement"] if row.get("measure") == "agreement"}
+    gains = {
+        row.get("arm"): row
+        for row in tables["agreement_contrasts"]
+        if (row.get("measure"), row.get("versus")) == ("agreement", "none")
+    }
+    for row in tables["agreement"]:
+        total, answers, value = (row.get(name) for name in ("total", "answers", "value"))
+        numbers = [x for x in (total, answers, value) if isinstance(x, int | float)]
+        if len(numbers) < 3 or numbers[1] <= 0 or not _same(numbers[0] / numbers[1], numbers[2]):
+            yield f"agreement of arm {row.get('arm')!r}: {value} is not {total} of {answers} answers"
+    for key, metric in stated.items():
+        gain = key.startswith("agreement_gain_")
+        found = (gains if gain else arms).get(key.removeprefix("agreement_gain_" if gain else "agreement_"))
+        if found is None or not all(
+            isinstance(cell := found.get(name), int | float) and number is not None and _same(cell, number)
+            for name, number in (
+                ("value", metric.value),
+                ("ci_low", metric.ci_low),
+                ("ci_high", metric.ci_high),
+            )
+        ):
+            yield f"{key} is not what the table of its study says"
+        if gain:
+            one, other = stated.get(key.replace("gain_", "")), stated.get("agreement_none")
+            if one is None or other is None or not _same(one.value - other.value, metric.value, 1e-9):
+                yield f"{key} does not follow from agreement with and without explanation"
+        elif found is not None and (found.get("raters"), found.get("images")) != (metric.raters, metric.n):
+            yield f"{key} is of other raters or images than the table of its study says"
 
 
 def _same(a: float, b: float, tolerance: float = 1e-10) -> bool:
@@ -621,8 +695,13 @@ def _check_records(
         if path.is_dir():
             result = score_rectified(iter_predictions(path), here)
             attacked = runs.robustness_result(path, here)
-            if attacked is not None:
-                tracks["robustness"] = attacked.track
+            measured = runs.robustness_track(path, attacked)
+            if measured is not None:
+                tracks["robustness"] = measured
+            if has_agreement(path):
+                study, plan = read_agreement(path)
+                if study.made_up or (plan is not None and plan.made_up):
+                    checked.add("error", f"its records hold answers that are {MADE_UP_NOTE}")
         else:
             result = score_rectified([read_prediction_file(path)], here)
     except BeyondError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from annotations.campaign.types import VerdictName
@@ -37,6 +38,41 @@ def uniform(key: bytes, rater_id: int, place: int) -> float:
 def is_gold_place(key: bytes, rater_id: int, place: int, rate: float) -> bool:
     """Whether gold comes at this place: independent places, so that none can be told from the others."""
     return uniform(key, rater_id, place) < rate
+
+
+def is_check_place(key: bytes, rater_id: int, place: int, every: int) -> bool:
+    """Whether a check of a study comes at this place: one at a random place in each stretch of `every`.
+
+    Unlike gold, checks are as many for every rater, and spread over the work.
+
+    Args:
+        key: Of the campaign.
+        rater_id: The rater.
+        place: In the work, from 1; none before.
+        every: Length of a stretch; 0 for no checks.
+    """
+    if every <= 0 or place < 1:
+        return False
+    stretch, at = divmod(place - 1, every)
+    return at == int.from_bytes(_hash(key, b"check", rater_id, stretch)) % every
+
+
+def arm(key: bytes, number: int, arms: Sequence[str]) -> str:
+    """The arm of a study's rater, or an empty name without arms.
+
+    Arms come in blocks: of as many raters as there are arms, one after the other, each is in another arm, in
+    an order that is a hash of the block.
+
+    Args:
+        key: Of the campaign.
+        number: How many raters came before.
+        arms: Names of the arms.
+    """
+    if not arms:
+        return ""
+    block, at = divmod(number, len(arms))
+    dealt = sorted(range(len(arms)), key=lambda one: _hash(key, b"arm", block, one))
+    return arms[dealt[at]]
 
 
 def pseudonym(salt: bytes, rater_id: int) -> str:

@@ -15,6 +15,7 @@ import click
 from annotations.errors import BeyondError
 
 if TYPE_CHECKING:
+    from annotations.campaign.config import CampaignConfig
     from annotations.campaign.store import Store
     from annotations.campaign.types import Status
 
@@ -32,7 +33,7 @@ def db_option(command: F) -> F:
         show_default=True,
         envvar="BEYOND_CAMPAIGN_DB",
         metavar="URL",
-        help="Database: a SQLite file, or postgresql://… ($BEYOND_CAMPAIGN_DB).",
+        help="Database: a SQLite file, the folder of a study, or postgresql://… ($BEYOND_CAMPAIGN_DB).",
     )(command)
 
 
@@ -195,7 +196,14 @@ def run_server(
 
     folder = images_folder(images_spec or store.images_spec)
     secure = (public_url or "").startswith("https://")
-    pictures = Pictures(folder, references=references)
+    study = store.config.study
+    if study is not None:
+        from annotations.study import gather
+
+        if references is not None:
+            raise BeyondError("a study shows the same in each arm, so it takes no --references")
+        gather.check(folder.parent, store)
+    pictures = Pictures(folder, references=references, exact=study is not None)
     app = create_app(store, pictures, WebSettings(secure=secure, public_url=public_url))
     manager = store.invite("manager", days=1, label="from the server's start")[0]
     raters = store.invite("rater", count=rater_links) if rater_links else []
@@ -296,11 +304,12 @@ def status(*, db: str, as_json: bool) -> None:
     """Say how far a campaign is: coverage, pace, agreement, raters, gold, and pairs to decide."""
     store = _open(db)
     found = store.status()
+    config = store.config
     store.close()
     if as_json:
         click.echo(json.dumps(_finite(dataclasses.asdict(found)), indent=2, ensure_ascii=False))
         return
-    _print_status(found)
+    _print_status(found, config)
 
 
 def _finite(value: Any) -> Any:
@@ -311,7 +320,7 @@ def _finite(value: Any) -> Any:
     return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _print_status(found: Status) -> None:
+def _print_status(found: Status, config: CampaignConfig) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -331,6 +340,11 @@ def _print_status(found: Status) -> None:
         f"pairs      {c.pairs:,}: {c.complete:,} complete ({verdicts}), {c.untouched:,} untouched, "
         f"{c.in_flight:,} held now"
     )
+    for arm in config.arms:
+        here = [rater for rater in found.raters if rater.arm == arm]
+        done = sum(rater.stage == "done" and not rater.reason for rater in here)
+        wanted = f" of {config.study.raters:,}" if config.study else ""
+        console.print(f"arm        {arm}: {done:,}{wanted} raters done, {len(here):,} came")
     console.print(f"to decide  {found.flagged:,} complete pairs without a verdict: beyond campaign flagged")
     if found.agreement:
         table = Table("agreement", "value", "95 % interval", "n", box=None, pad_edge=False)
@@ -346,13 +360,26 @@ def _print_status(found: Status) -> None:
     if not found.raters:
         console.print("no rater yet: beyond campaign invite")
         return
-    headers = ("rater", "note", "stage", "answers", "gold", "quality (95 %)", "yes", "ms", "fast", "reason")
+    headers = (
+        "rater",
+        "note",
+        "arm",
+        "stage",
+        "answers",
+        "gold",
+        "quality (95 %)",
+        "yes",
+        "ms",
+        "fast",
+        "reason",
+    )
     table = Table(*headers, box=None, pad_edge=False)
     for person in found.raters:
         interval = f"{person.quality:.2f} ({person.quality_low:.2f} to {person.quality_high:.2f})"
         table.add_row(
             person.pseudonym,
             escape(person.label),
+            person.arm,
             person.stage,
             f"{person.answered:,}",
             f"{person.gold_right:g}/{person.gold_seen}",
@@ -495,6 +522,8 @@ def export_(*, db: str, out: Path, kind: str, method: Any, incomplete: bool, ima
 
     store = _open(db)
     try:
+        if store.config.study is not None and kind != "parquet":
+            raise BeyondError(f"{kind} cannot show what a study shows; its raters answer in the app alone")
         if kind == "parquet":
             notes = exchange.export_parquet(store, out, method=method, incomplete=incomplete)
             for note in notes:

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from annotations.errors import BeyondError
 
+STUDY_FILE = "campaign.db"
+"""The database in the folder of a study."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 CONSENT = """\
@@ -38,14 +41,35 @@ class ProlificConfig(BaseModel):
     study_id: str | None = Field(None, pattern=r"^[A-Za-z0-9]{1,64}$", description="Refuse other studies.")
 
 
+class StudyConfig(BaseModel):
+    """What makes a campaign a study of explanations (see `annotations.study`).
+
+    Raters of one arm see the same questions, each with a picture beside the photograph or none, and answer
+    all of them; nobody is stopped for what they answer, since exclusions are those that were preregistered.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preregistration: str = Field(pattern=r"^[0-9a-f]{64}$", description="Its SHA-256.")
+    pack: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the manifest of the stimuli.")
+    raters: int = Field(ge=1, description="Raters planned in each arm.")
+    check_every: int = Field(
+        0, ge=0, description="One question of so many is an attention check, at a random place; 0: none."
+    )
+    notes: dict[str, str] = Field({}, description="Of an arm, added to the instructions: what is beside.")
+    captions: dict[str, str] = Field({}, description="Of an arm, under the picture beside the photograph.")
+    debriefing: str = Field("", max_length=50_000, description="Shown when it is over; as `consent`.")
+    made_up: bool = Field(False, description="Answers come from a program, for tests: never to be published.")
+
+
 class CampaignConfig(BaseModel):
     """Settings of a campaign. Unknown keys are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field("campaign", min_length=1, max_length=100)
-    votes: int = Field(5, ge=1, le=100, description="Counted answers that a pair gets.")
-    accept_at: int = Field(4, ge=1, le=100, description="As many equal answers decide a pair (k of n).")
+    votes: int = Field(5, ge=1, le=100_000, description="Counted answers that a pair gets.")
+    accept_at: int = Field(4, ge=1, le=100_000, description="As many equal answers decide a pair (k of n).")
     stop_early: bool = Field(
         False, description="A pair that the votes to come cannot turn any more takes no more votes."
     )
@@ -78,6 +102,7 @@ class CampaignConfig(BaseModel):
     task: Literal["label"] = "label"
     pay: str = Field("", max_length=2_000, description="How raters are paid; for the dataset card.")
     arms: tuple[str, ...] = Field((), description="Arms of a study; a rater is in one, by hash, for good.")
+    study: StudyConfig | None = Field(None, description="Set by beyond study create, and by nothing else.")
     prolific: ProlificConfig | None = None
 
     @model_validator(mode="after")
@@ -86,6 +111,8 @@ class CampaignConfig(BaseModel):
             raise ValueError(f"accept_at {self.accept_at} is more than the {self.votes} votes of a pair")
         if 2 * self.accept_at <= self.votes:
             raise ValueError(f"accept_at {self.accept_at} of {self.votes} would let yes and no both decide")
+        if self.study is not None and not self.arms:
+            raise ValueError("a study has arms")
         return self
 
 

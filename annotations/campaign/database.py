@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from annotations.campaign.config import STUDY_FILE
 from annotations.errors import BeyondError
 
 try:
@@ -38,13 +39,14 @@ _RETRY_STATES = {"40001", "40P01", "55P03"}  # PostgreSQL: serialisation, deadlo
 
 
 def parse_url(text: str) -> URL:
-    """The database that `--db` names: a SQLAlchemy URL, or the path of a SQLite file.
+    """The database that `--db` names: a SQLAlchemy URL, the path of a SQLite file, or the folder of a study.
 
     Raises:
         BeyondError: It is neither SQLite nor PostgreSQL.
     """
     if "://" not in text:
-        return URL.create("sqlite", database=str(Path(text).expanduser()))
+        path = Path(text).expanduser()
+        return URL.create("sqlite", database=str(path / STUDY_FILE if path.is_dir() else path))
     try:
         url = make_url(text)
     except ArgumentError:

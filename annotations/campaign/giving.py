@@ -26,6 +26,7 @@ from annotations.campaign.rows import (
 from annotations.campaign.rules import Rules
 
 _BLOCK = 64  # raters go through the pairs in blocks of this size by priority, each in an order of their own
+_ALL = 10**6
 
 _HELD = (
     A.c.id,
@@ -35,6 +36,7 @@ _HELD = (
     A.c.expires_at,
     Q.c.class_index,
     Q.c.arm,
+    Q.c.beside,
     Q.c.image_ref,
 )
 
@@ -56,15 +58,25 @@ _RENEW = (
 _GIVEN = sa.and_(A.c.rater_ref == _RATER, A.c.question_ref == Q.c.id)
 _NOT_GIVEN = ~sa.exists().where(A.c.rater_ref == _RATER, A.c.question_ref == Q.c.id, A.c.state != "expired")
 _CHOICES = sa.select(
-    Q.c.id, Q.c.image_ref, Q.c.class_index, Q.c.arm, Q.c.expected, Q.c.rank, A.c.id.label("before")
+    Q.c.id,
+    Q.c.image_ref,
+    Q.c.class_index,
+    Q.c.arm,
+    Q.c.beside,
+    Q.c.expected,
+    Q.c.rank,
+    A.c.id.label("before"),
 ).outerjoin(A, _GIVEN)
 _NEW = sa.or_(A.c.id.is_(None), A.c.state == "expired")  # not given, or held too long without an answer
 _OPEN = [Q.c.role == "work", Q.c.arm == _ARM]
 _PAIRS = _CHOICES.where(*_OPEN, Q.c.is_open, _NEW).order_by(Q.c.rank).limit(sa.bindparam("limit"))
 # Gold and practice are always open; to say so lets the index be used.
-_GOLD = _CHOICES.where(Q.c.role == "gold", Q.c.is_open, sa.or_(Q.c.arm == "", Q.c.arm == _ARM), _NEW)
+_MINE = sa.or_(Q.c.arm == "", Q.c.arm == _ARM)
+_GOLD = _CHOICES.where(Q.c.role == "gold", Q.c.is_open, _MINE, _NEW)
 _PRACTICE = (
-    _CHOICES.where(Q.c.role == "practice", Q.c.is_open, _NEW).order_by(Q.c.id).limit(sa.bindparam("limit"))
+    _CHOICES.where(Q.c.role == "practice", Q.c.is_open, _MINE, _NEW)
+    .order_by(Q.c.id)
+    .limit(sa.bindparam("limit"))
 )
 _ANY_OPEN = sa.select(Q.c.id).where(*_OPEN, Q.c.is_open, _NOT_GIVEN).limit(1)
 # Others hold it, since what the rater holds is given. The counter knows without a look at all leases, which
@@ -121,17 +133,21 @@ class Giver:
     ) -> tuple[list[Any], dict[int, Counts]]:
         """New questions for a rater, in order, and the counters of those that are pairs, which are locked."""
         if rater.stage == "practice":
-            return list(connection.execute(_PRACTICE, {"rater": rater.id, "limit": need})), {}
+            values = {"rater": rater.id, "arm": rater.arm, "limit": need}
+            return list(connection.execute(_PRACTICE, values)), {}
         gold = list(connection.execute(_GOLD, {"rater": rater.id, "arm": rater.arm}))
         gold.sort(key=lambda row: assignment.order(self._key, rater.id, row.id))
         if rater.stage == "qualification":
             return _balanced(gold, need, rater.position), {}
-        rate = self.config.gold_rate
-        places = [rater.position + 1 + i for i in range(need)]
-        is_gold = [assignment.is_gold_place(self._key, rater.id, place, rate) for place in places]
+        is_gold = self._gold_places(rater, need)
         golds = gold[: sum(is_gold)]
+        pairs, counts, more = self._choose_pairs(connection, rater, max(need - len(golds), 1), images)
+        if self.config.study is not None and not more and (not pairs or len(pairs) < need - len(golds)):
+            # Everybody in a study answers the same checks: what is left of them comes at the end.
+            ends = [*pairs, *gold[: need - len(pairs)]]
+            ends.sort(key=lambda row: assignment.order(self._key, rater.id, row.id))
+            return ends, {row.id: counts[row.id] for row in pairs}
         # Gold alone, where there is nothing left to judge, would be known for gold.
-        pairs, counts = self._choose_pairs(connection, rater, max(need - len(golds), 1), images)
         chosen: list[Any] = []
         for wants_gold in is_gold if pairs else ():
             if wants_gold and golds:
@@ -142,13 +158,30 @@ class Giver:
                 break
         return chosen, counts
 
+    def _gold_places(self, rater: SimpleNamespace, need: int) -> list[bool]:
+        """Which of the next `need` places in a rater's sequence are for gold."""
+        places = [rater.position + 1 + i for i in range(need)]
+        if self.config.study is None:
+            rate = self.config.gold_rate
+            return [assignment.is_gold_place(self._key, rater.id, place, rate) for place in places]
+        before = self.rules.step_of("practice") + self.rules.step_of("qualification")
+        every = self.config.study.check_every
+        return [assignment.is_check_place(self._key, rater.id, place - before, every) for place in places]
+
     def _choose_pairs(
         self, connection: Connection, rater: SimpleNamespace, need: int, images: set[int]
-    ) -> tuple[list[Any], dict[int, Counts]]:
-        """Open pairs of high priority, in the rater's own order, no image twice while it can be helped."""
-        values = {"rater": rater.id, "arm": rater.arm, "limit": 2 * _BLOCK + need}
+    ) -> tuple[list[Any], dict[int, Counts], bool]:
+        """Open pairs of high priority, in the rater's own order, no image twice while it can be helped.
+
+        Returns:
+            The pairs, the counters of those that were locked, and whether there are more, which somebody else
+            may have locked.
+        """
+        # In a study nothing is more urgent than anything else: the order is the rater's own from end to end.
+        block = _BLOCK if self.config.study is None else _ALL
+        values = {"rater": rater.id, "arm": rater.arm, "limit": 2 * block + need}
         rows = list(connection.execute(_PAIRS, values))
-        rows.sort(key=lambda row: (row.rank // _BLOCK, assignment.order(self._key, rater.id, row.id)))
+        rows.sort(key=lambda row: (row.rank // block, assignment.order(self._key, rater.id, row.id)))
         seen = set(images)
         first: list[Any] = []
         later: list[Any] = []
@@ -164,7 +197,7 @@ class Giver:
             locked = lock_questions(self.database, connection, [row.id for row in some], skip=True)
             counts |= locked
             chosen += [row for row in some if row.id in locked and locked[row.id].is_open(self.config)]
-        return chosen, counts
+        return chosen, counts, len(rows) > len(chosen)
 
     def _hold(
         self,
@@ -201,6 +234,7 @@ class Giver:
                     position=place,
                     purpose=rater.stage,
                     arm=row.arm,
+                    beside=row.beside,
                     image_ref=row.image_ref,
                     expires_at=until,
                 )

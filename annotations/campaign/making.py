@@ -36,6 +36,9 @@ def read_config(file: Path | None, given: dict[str, Any]) -> CampaignConfig:
             raise BeyondError(f"{file} cannot be read as YAML ({' '.join(str(error).split())})") from None
         if not isinstance(values, dict):
             raise BeyondError(f"{file} holds no settings; write lines such as: votes: 5")
+    for name in ("study", "arms"):
+        if name in values:
+            raise BeyondError(f"{file}: {name}: a study in arms is made with beyond study create")
     values |= {name: value for name, value in given.items() if value is not None}
     votes = values.get("votes")
     if isinstance(votes, int) and "accept_at" not in values and votes != 5:

@@ -81,6 +81,7 @@ class Question(Base):
     image_ref: Mapped[int] = mapped_column(ForeignKey("images.id"))
     class_index: Mapped[int]
     arm: Mapped[str] = mapped_column(String(40), default="")
+    beside: Mapped[str] = mapped_column(String(1000), default="")  # file of a picture shown beside the image
     role: Mapped[str] = mapped_column(String(10))
     expected: Mapped[str | None] = mapped_column(String(5))
     explanation: Mapped[str] = mapped_column(Text, default="")

@@ -150,7 +150,9 @@ class Outbox:
         given = self.given.get(item.token)
         if given is None:
             return Outcome(item.key, "refused", "unknown-question")
-        if self.rater.frozen_at is not None or self.rater.stage == "withdrawn":
+        # Whoever is done with a study has read what it is about.
+        is_told = self.config.study is not None and self.rater.stage == "done"
+        if self.rater.frozen_at is not None or self.rater.stage == "withdrawn" or is_told:
             return Outcome(item.key, "refused", "not-now")
         refusal = self._undo(given) if item.kind == "undo" else self._answer(item, given)
         if refusal:

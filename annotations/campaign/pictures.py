@@ -81,12 +81,23 @@ def find_images(spec: str) -> list[NewImage]:
 
 
 class Pictures:
-    """Renders pictures of a folder and keeps the latest in memory."""
+    """Renders pictures of a folder and keeps the latest in memory.
+
+    With `exact`, the folder is one of stimuli: PNG files named by the SHA-256 of their bytes, which are shown
+    byte for byte, and not at all if the bytes are others.
+    """
 
     def __init__(
-        self, folder: Path, *, references: Path | None = None, max_side: int = MAX_SIDE, per_label: int = 4
+        self,
+        folder: Path,
+        *,
+        references: Path | None = None,
+        max_side: int = MAX_SIDE,
+        per_label: int = 4,
+        exact: bool = False,
     ) -> None:
         self.folder = folder.resolve()
+        self._exact = exact
         self.max_side = max_side
         self._references = _find_references(references, per_label) if references else {}
         self._lock = threading.Lock()
@@ -121,7 +132,8 @@ class Pictures:
             if file in self._cache:
                 self._cache.move_to_end(file)
                 return self._cache[file]
-        rendered = _render(file, self.max_side)
+        exact = self._exact and file.is_relative_to(self.folder)
+        rendered = _read_exactly(file) if exact else _render(file, self.max_side)
         with self._lock:
             if file not in self._cache:
                 self._cache[file] = rendered
@@ -149,6 +161,17 @@ def _render(file: Path, max_side: int) -> Rendered:
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise BeyondError(f"{file.name} cannot be read as an image ({error})") from error
     return _rendered(sink.getvalue(), "image/jpeg")
+
+
+def _read_exactly(file: Path) -> Rendered:
+    """A stimulus as it is."""
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise BeyondError(f"the picture {file.name} is missing; put the original back") from None
+    if file.suffix != ".png" or hashlib.sha256(data).hexdigest() != file.stem:
+        raise BeyondError(f"the picture {file.name} was changed; put the original back")
+    return _rendered(data, "image/png")
 
 
 def _rendered(data: bytes, media_type: str) -> Rendered:

@@ -27,13 +27,19 @@ def plan(
         twice = next(name for name, number in Counter(i.image_id for i in images).items() if number > 1)
         raise BeyondError(f"image {twice!r} is there twice; image ids must be unique")
     questions: dict[tuple[str, int, str], dict[str, Any]] = {}
-    judged: set[tuple[str, int]] = set()
+    judged: set[tuple[str, int, str]] = set()
     for known in gold:
         _require_pair(known.image_id, known.class_index, by_id)
-        if (known.image_id, known.class_index) in judged:
+        if (known.arm or None) not in (None, *config.arms):
+            raise BeyondError(
+                f"gold with arm {known.arm!r}, but the campaign's arms are {config.arms or 'none'}"
+            )
+        asked_in = (known.arm,) if known.arm else ("", *config.arms)
+        if any((known.image_id, known.class_index, arm) in judged for arm in asked_in):
             raise BeyondError(f"gold names image {known.image_id!r}, class {known.class_index} twice")
-        judged.add((known.image_id, known.class_index))
-        questions[(known.image_id, known.class_index, "")] = {
+        judged.update((known.image_id, known.class_index, arm) for arm in asked_in)
+        questions[(known.image_id, known.class_index, known.arm)] = {
+            "beside": known.beside,
             "role": "practice" if known.practice else "gold",
             "expected": known.expected,
             "explanation": known.explanation,
@@ -54,12 +60,13 @@ def plan(
             raise BeyondError(
                 f"pair with arm {pair.arm!r}, but the campaign's arms are {config.arms or 'none'}"
             )
-        if (pair.image_id, pair.class_index) in judged:
+        if (pair.image_id, pair.class_index, pair.arm) in judged:
             continue
         if (pair.image_id, pair.class_index, pair.arm) in questions:
             raise BeyondError(f"image {pair.image_id!r}, class {pair.class_index} is among the pairs twice")
         work += 1
         questions[(pair.image_id, pair.class_index, pair.arm)] = {
+            "beside": pair.beside,
             "role": "work",
             "expected": None,
             "explanation": "",

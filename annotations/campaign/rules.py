@@ -19,8 +19,8 @@ class Rules:
 
     Attributes:
         config: Its settings.
-        practice: Questions for practice that it has.
-        gold: Gold that it has.
+        practice: Questions for practice that it has for a rater; in a study, in the arm that has fewest.
+        gold: Gold that it has, likewise.
     """
 
     config: CampaignConfig

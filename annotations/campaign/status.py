@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,8 @@ _WORK = _Q.c.role == "work"
 def status(connection: Connection, config: CampaignConfig, now: float) -> Status:
     """Everything that `beyond campaign status` and the dashboard show."""
     covered, verdicts = coverage(connection, config)
+    if config.study is not None:  # everybody who comes may answer; the plan says how many are wanted
+        covered = dataclasses.replace(covered, wanted=covered.pairs * config.study.raters)
     return Status(
         name=config.name,
         at=now,
@@ -366,6 +369,16 @@ def inconsistencies(connection: Connection, config: CampaignConfig) -> list[str]
     )
     if connection.execute(state.where(odd)).scalar_one():
         found.append("assignments hold an answer without being answered, or the other way round")
+    elsewhere = (
+        sa.select(sa.func.count())
+        .select_from(_A)
+        .join(_Q, _Q.c.id == _A.c.question_ref)
+        .join(_R, _R.c.id == _A.c.rater_ref)
+        .where(_Q.c.arm != "", _Q.c.arm != _R.c.arm)
+    )
+    wrong = connection.execute(elsewhere).scalar_one()
+    if wrong:
+        found.append(f"{wrong} questions were given to raters of another arm")
 
     # Raters' counters.
     half = sa.case((_A.c.answer == "maybe", 0.5), (_A.c.answer == _Q.c.expected, 1.0), else_=0.0)

@@ -3,9 +3,9 @@
 Making and opening: `create`, `open`, `close`, `config`, `backup`, `freeze`, `check`.
 People: `invite`, `invitation_role`, `accept`, `person`, `end_session`, `consent`, `read_instructions`,
 `withdraw`, `pause`, `reinstate`, `resume`.
-Work: `questions`, `submit`, `progress`, `picture`.
-Managing: `status`, `flagged`, `adjudicate`, `question_picture`, `votes`, `paths`, `import_votes`, `audit`,
-`audit_log`.
+Work: `questions`, `submit`, `progress`, `stop`, `has_stopped`, `picture`.
+Managing: `status`, `flagged`, `adjudicate`, `question_picture`, `votes`, `paths`, `asked`, `given`,
+`import_votes`, `audit`, `audit_log`.
 
 Every method is one short transaction (pausing is another), durable when it returns, and may be called from
 any thread. On PostgreSQL locks are taken in one order, rater, then questions by number, then assignments, so
@@ -62,8 +62,10 @@ from annotations.campaign.rows import (
 )
 from annotations.campaign.rules import ASKING, Rules
 from annotations.campaign.types import (
+    Asked,
     Batch,
     FlaggedPair,
+    Given,
     ImportedVote,
     Invitation,
     Item,
@@ -87,6 +89,7 @@ from annotations.errors import BeyondError
 
 SESSION_SECONDS = 14 * 86_400
 _IMPORTED_TOGETHER = 500
+_STOPPED = "stopped by themselves"
 
 _SESSIONS = table(SessionRow)
 _PERSON = (
@@ -99,7 +102,7 @@ _PERSON = (
     )
 )
 _PICTURE = (
-    sa.select(Image.image_id, Image.path)
+    sa.select(Image.image_id, Image.path, Q.c.beside)
     .join(Q, Q.c.image_ref == Image.id)
     .join(A, A.c.question_ref == Q.c.id)
     .where(A.c.token == sa.bindparam("token"), A.c.rater_ref == sa.bindparam("rater"))
@@ -344,7 +347,14 @@ class Store:
             return None  # the same participant in two windows at the same moment
 
     def _new_rater(
-        self, connection: Connection, role: Role, label: str, prolific: Prolific | None, now: float
+        self,
+        connection: Connection,
+        role: Role,
+        label: str,
+        prolific: Prolific | None,
+        now: float,
+        *,
+        arm: str | None = None,
     ) -> int:
         values: dict[str, Any] = {"role": role, "label": label, "created_at": now, "quota": self.config.quota}
         values |= {"stage": "consent" if role == "rater" else "done"}
@@ -354,15 +364,16 @@ class Store:
                 "prolific_study": prolific.study_id,
                 "prolific_session": prolific.session_id,
             }
+        if role == "rater" and self.config.arms and arm is None:
+            before = connection.execute(sa.select(sa.func.count()).where(R.c.role == "rater")).scalar_one()
+            arm = assignment.arm(self._key, before, self.config.arms)
         key = connection.execute(sa.insert(R).values(values)).inserted_primary_key
         assert key is not None
         rater_id = int(key[0])
-        arms = self.config.arms
-        arm = arms[int(assignment.uniform(self._key, rater_id, 0) * len(arms))] if arms else ""
         connection.execute(
             sa.update(R)
             .where(R.c.id == rater_id)
-            .values(pseudonym=assignment.pseudonym(self._salt, rater_id), arm=arm)
+            .values(pseudonym=assignment.pseudonym(self._salt, rater_id), arm=arm or "")
         )
         return rater_id
 
@@ -548,13 +559,51 @@ class Store:
             batch = Batch((), self.progress(rater_id))
         return outcomes, batch
 
+    def stop(self, rater_id: int) -> Stage:
+        """Note that a rater wants to stop, for now or, in a study, for good; what they answered stays.
+
+        Returns:
+            The stage they are in then: done, unless they were past asking already.
+        """
+
+        def work(connection: Connection) -> Stage:
+            rater = lock_rater(self.database, connection, rater_id)
+            stage: Stage = rater.stage
+            if stage not in ASKING:
+                return stage
+            held = [A.c.rater_ref == rater_id, A.c.state == "leased"]
+            counts = lock_questions(
+                self.database,
+                connection,
+                connection.execute(sa.select(A.c.question_ref).where(*held)).scalars().all(),
+            )
+            for question in connection.execute(sa.select(A.c.question_ref).where(*held)).scalars():
+                counts[question].hold(-1)
+            save_questions(connection, self.config, counts.values())
+            connection.execute(sa.update(A).where(*held).values(state="expired"))
+            values = {"stage": "done", "pause_reason": _STOPPED}
+            connection.execute(sa.update(R).where(R.c.id == rater_id).values(values))
+            self._log(connection, "stopped", rater_id)
+            return "done"
+
+        return self.database.transact(work)
+
+    def has_stopped(self, rater_id: int) -> bool:
+        """Whether a rater is done because they stopped, and not because they answered all."""
+        with self.database.read() as connection:
+            rater = read_rater(connection, rater_id)
+        return bool(rater.stage == "done" and rater.pause_reason == _STOPPED)
+
     def resume(self, rater_id: int) -> Stage:
         """Let a rater who was done go on, where there is something to judge again; returns the stage."""
 
         def work(connection: Connection) -> Stage:
             rater = lock_rater(self.database, connection, rater_id)
-            if rater.role == "rater" and rater.stage == "done" and self.giver.may_come(connection, rater):
-                connection.execute(sa.update(R).where(R.c.id == rater_id).values(stage="work"))
+            # Whoever is done with a study was told what it is about, and cannot answer as before.
+            may_go_on = rater.role == "rater" and rater.stage == "done" and self.config.study is None
+            if may_go_on and self.giver.may_come(connection, rater):
+                values = {"stage": "work", "pause_reason": ""}
+                connection.execute(sa.update(R).where(R.c.id == rater_id).values(values))
                 return "work"
             stage: Stage = rater.stage
             return stage
@@ -594,16 +643,19 @@ class Store:
 
     def _batch(self, connection: Connection, rater: SimpleNamespace, held: Sequence[Any]) -> Batch:
         questions = tuple(
-            HeldQuestion(row.token, row.class_index, row.position, row.purpose, row.arm) for row in held
+            HeldQuestion(
+                row.token, row.class_index, row.position, row.purpose, row.arm, has_beside=bool(row.beside)
+            )
+            for row in held
         )
         waiting = rater.stage == "work" and not questions and self.giver.may_come(connection, rater)
         return Batch(questions, self._progress(connection, rater, waiting=waiting))
 
     def picture(self, rater_id: int, token: str) -> Picture | None:
-        """The image that a token stands for, if it was made for this rater."""
+        """The pictures that a token stands for, if it was made for this rater."""
         with self.database.read() as connection:
             row = connection.execute(_PICTURE, {"token": token, "rater": rater_id}).first()
-        return Picture(row.image_id, row.path) if row else None
+        return Picture(row.image_id, row.path, row.beside) if row else None
 
     def label_of(self, rater_id: int, token: str) -> int | None:
         """The class that a token's question is about, if the token was made for this rater."""
@@ -695,6 +747,25 @@ class Store:
             rows = connection.execute(sa.select(Image.image_id, Image.path))
             return {row[0]: row[1] for row in rows}
 
+    def asked(self) -> list[Asked]:
+        """All questions as they were put in, of all arms, gold and practice too."""
+        columns = (Image.image_id, Image.path, Q.c.class_index, Q.c.arm, Q.c.beside, Q.c.reason)
+        statement = sa.select(*columns).join(Image, Image.id == Q.c.image_ref).order_by(Q.c.id)
+        with self.database.read() as connection:
+            return [Asked(*row) for row in connection.execute(statement)]
+
+    def given(self) -> list[Given]:
+        """All answers that stand, practice and gold too, by rater and place."""
+        statement = (
+            sa.select(R.c.pseudonym, R.c.arm, Q.c.reason, A.c.answer, A.c.response_ms, A.c.position)
+            .join(Q, Q.c.id == A.c.question_ref)
+            .join(R, R.c.id == A.c.rater_ref)
+            .where(A.c.state == "answered", R.c.stage != "withdrawn")
+            .order_by(R.c.pseudonym, A.c.position)
+        )
+        with self.database.read() as connection:
+            return [Given(*row) for row in connection.execute(statement)]
+
     def import_votes(self, votes: Sequence[ImportedVote], *, origin: str) -> dict[str, int]:
         """Put votes that were given elsewhere into the campaign: each counts where its pair has room.
 
@@ -716,21 +787,31 @@ class Store:
             )
             asked = connection.execute(statement.where(Q.c.role != "practice")).all()
         numbers = {(row.image_id, row.class_index, row.arm): row.id for row in asked}
-        known = set(numbers.values())
+        arm_of: dict[int, str] = {row.id: row.arm for row in asked}
         by_rater: dict[str, dict[int, ImportedVote]] = {}
         for vote in votes:
             number = vote.question_id
             if number is None:
                 number = numbers.get((str(vote.image_id), vote.class_index, vote.arm))
-            if number is None or number not in known:
+            if number is None or number not in arm_of:
                 what = (
                     f"question {number}" if number else f"image {vote.image_id!r}, class {vote.class_index}"
                 )
                 raise BeyondError(f"{what} is no question of this campaign; nothing was imported")
             by_rater.setdefault(vote.rater, {})[number] = vote
+        arms: dict[str, str | None] = {}
+        for name, mine in by_rater.items():
+            theirs = {arm_of[number] for number in mine} - {""}
+            if len(theirs) > 1:
+                raise BeyondError(
+                    f"rater {name!r} answered in the arms {', '.join(sorted(theirs))}, and a rater belongs "
+                    "to "
+                    "one; nothing was imported"
+                )
+            arms[name] = theirs.pop() if theirs else None
         totals = Counter({"recorded": 0, "duplicate": 0, "refused": 0})
         for name, mine in by_rater.items():
-            rater_id = self.database.transact(partial(self._imported_rater, origin, name, mine))
+            rater_id = self.database.transact(partial(self._imported_rater, origin, name, mine, arms[name]))
             items = [
                 Item(
                     hashlib.sha256(f"{origin}|{name}|{number}".encode()).hexdigest()[:40],
@@ -747,13 +828,20 @@ class Store:
         return dict(totals)
 
     def _imported_rater(
-        self, origin: str, name: str, questions: Mapping[int, ImportedVote], connection: Connection
+        self,
+        origin: str,
+        name: str,
+        questions: Mapping[int, ImportedVote],
+        arm: str | None,
+        connection: Connection,
     ) -> int:
         """The rater of this name, made if need be, with each question as if a lease had run out."""
         label = f"{origin}: {name}"[:200]
-        found = connection.execute(sa.select(R.c.id).where(R.c.label == label)).scalar_one_or_none()
+        found = connection.execute(sa.select(R.c.id, R.c.arm).where(R.c.label == label)).first()
+        if found is not None and arm not in (None, found.arm):
+            raise BeyondError(f"rater {name!r} is in the arm {found.arm!r}, and cannot answer in {arm!r}")
         now = self.clock()
-        rater_id = found or self._new_rater(connection, "rater", label, None, now)
+        rater_id = found.id if found else self._new_rater(connection, "rater", label, None, now, arm=arm)
         connection.execute(
             sa.update(R).where(R.c.id == rater_id, R.c.stage == "consent").values(stage="work")
         )
@@ -794,10 +882,17 @@ class Store:
     # Shared ------------------------------------------------------------------------------------------------
 
     def _pool_sizes(self) -> tuple[int, int]:
-        statement = sa.select(Q.c.role, sa.func.count()).where(Q.c.role != "work").group_by(Q.c.role)
+        """Questions for practice, and gold, that a rater has: of all arms and of their own."""
+        columns = (Q.c.role, Q.c.arm)
+        statement = sa.select(*columns, sa.func.count()).where(Q.c.role != "work").group_by(*columns)
         with self.database.read() as connection:
-            sizes: dict[str, int] = {row[0]: row[1] for row in connection.execute(statement)}
-        return sizes.get("practice", 0), sizes.get("gold", 0)
+            sizes = {(row[0], row[1]): int(row[2]) for row in connection.execute(statement)}
+
+        def size(role: str) -> int:
+            own = [sizes.get((role, arm), 0) for arm in self.config.arms]
+            return sizes.get((role, ""), 0) + min(own, default=0)
+
+        return size("practice"), size("gold")
 
     def _log(
         self, connection: Connection, kind: str, rater_id: int, *, actor: int | None = None, detail: str = ""

@@ -37,7 +37,17 @@ class NewImage:
 
 @dataclass(frozen=True, slots=True)
 class NewPair:
-    """A pair (image, class) that raters are to judge."""
+    """A pair (image, class) that raters are to judge.
+
+    Attributes:
+        image_id: Its image.
+        class_index: Its class.
+        priority: Pairs of higher priority are asked first.
+        sampling_probability: With which it was drawn, in (0, 1].
+        reason: Why it is asked.
+        arm: Arm of a study; only raters of this arm are asked.
+        beside: File of a picture that is shown beside the image, relative to the folder of images, or empty.
+    """
 
     image_id: str
     class_index: int
@@ -45,6 +55,7 @@ class NewPair:
     sampling_probability: float = 1.0
     reason: str = ""
     arm: str = ""
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,8 @@ class NewGold:
         practice: Asked in practice, with feedback, and nowhere else.
         explanation: Why, shown as feedback.
         source: Where the answer comes from.
+        arm: Arm of a study, or empty: it is asked in all.
+        beside: As of a pair.
     """
 
     image_id: str
@@ -66,6 +79,8 @@ class NewGold:
     practice: bool = False
     explanation: str = ""
     source: str = ""
+    arm: str = ""
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +119,7 @@ class Question:
         position: Place in the rater's own sequence, from 1.
         purpose: Part of the journey it is asked in; gold of the work has `work`.
         arm: Arm of a study, or empty.
+        has_beside: Whether a picture is shown beside the image.
     """
 
     token: str
@@ -111,6 +127,7 @@ class Question:
     position: int
     purpose: Purpose
     arm: str = ""
+    has_beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +214,53 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A file that a token stands for, for the rater that the token was made for."""
+    """The files that a token stands for, for the rater that the token was made for."""
 
     image_id: str
     path: str
+    beside: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question as it was put into a campaign.
+
+    Attributes:
+        image_id: Its image.
+        path: The image's file.
+        class_index: Its class.
+        arm: Arm of a study, or empty.
+        beside: File of the picture beside it, or empty.
+        item: What `reason` of a pair, or `source` of gold, said: in a study, the item's name.
+    """
+
+    image_id: str
+    path: str
+    class_index: int
+    arm: str
+    beside: str
+    item: str
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An answer that stands: the last of a rater to a question, not undone and not withdrawn.
+
+    Attributes:
+        rater: Pseudonym.
+        arm: The rater's arm, or empty.
+        item: As of `Asked`.
+        answer: The answer.
+        response_ms: How long it took, or None.
+        position: Place of the question in the rater's own sequence, from 1.
+    """
+
+    rater: str
+    arm: str
+    item: str
+    answer: Answer
+    response_ms: int | None
+    position: int
 
 
 # People ----------------------------------------------------------------------------------------------------

@@ -14,13 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri, stdtrit
 
 from annotations.errors import BeyondError
 
 Floats = npt.NDArray[np.float64]
+Method = Literal["two-way bootstrap", "exact", "none"]
 ARMS = ("none", "feature", "example")
 CHUNK = 500  # resamples at a time: bounds memory
 
@@ -36,6 +39,7 @@ class Responses:
         arm: integer (R,), arm of each rater.
         items: I.
         arms: Names of the arms; the first is what the others are compared with.
+        repeated: Whether an item may stand for several questions, such as an image shown with two labels.
 
     Raises:
         BeyondError: A length or a number is wrong, or a rater answered an item twice.
@@ -47,6 +51,7 @@ class Responses:
     arm: npt.NDArray[np.integer]
     items: int
     arms: tuple[str, ...] = ARMS
+    repeated: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.rater) == len(self.item) == len(self.value):
@@ -61,7 +66,7 @@ class Responses:
         if len(self.value) and not ((self.value >= 0) & (self.value <= 1)).all():
             raise BeyondError("responses: a value is outside [0, 1]")
         keys = self.rater.astype(np.int64) * max(self.items, 1) + self.item
-        if len(np.unique(keys)) != len(keys):
+        if not self.repeated and len(np.unique(keys)) != len(keys):
             raise BeyondError("responses: a rater answered an item twice; keep the last answer only")
 
     def of_arm(self, arm: int) -> tuple[Floats, Floats]:
@@ -84,11 +89,13 @@ class Share:
     Attributes:
         arm: Its name.
         value: Mean over answers, in [0, 1]; NaN where nobody answered.
-        low: Lower end of the 95 % interval.
+        low: Lower end of the 95 % interval; NaN with a single rater or item, who tell nothing of others.
         high: Upper end.
         raters: Raters with an answer.
         items: Items with an answer.
         answers: Answers.
+        method: How the interval was made: `two-way bootstrap`; `exact` where all answers are the same (as if
+            the fewer of raters and items had answered once each); `none`.
     """
 
     arm: str
@@ -98,6 +105,12 @@ class Share:
     raters: int
     items: int
     answers: int
+    method: Method = "two-way bootstrap"
+
+    @property
+    def comparable(self) -> bool:
+        """Whether there are raters and items enough to know how they differ."""
+        return self.raters >= 2 and self.items >= 2
 
 
 @dataclass(frozen=True)
@@ -112,6 +125,8 @@ class Contrast:
         high: Upper end.
         p: Two-sided p value of the permutation test.
         p_holm: The same, corrected over all contrasts of the analysis.
+        method: How the interval was made: `two-way bootstrap`, or `hybrid score` from the intervals of both
+            arms where all answers of one are the same (Newcombe 1998, Stat. Med. 17:873, method 10).
     """
 
     arm: str
@@ -121,6 +136,7 @@ class Contrast:
     high: float
     p: float
     p_holm: float
+    method: str = "two-way bootstrap"
 
 
 @dataclass(frozen=True)
@@ -143,6 +159,9 @@ def compare_arms(
 ) -> Comparison:
     """Agreement in each arm, and every later arm against every earlier one.
 
+    What cannot be told is left out rather than refused: an arm with a single rater or item has a share
+    without an interval and stands in no contrast, an empty arm has neither.
+
     Args:
         responses: The answers.
         resamples: Of the bootstrap.
@@ -150,59 +169,63 @@ def compare_arms(
         seed: Of both.
         level: Coverage of the intervals.
 
-    Raises:
-        BeyondError: Fewer than two arms have answers, or an arm has a single rater, so that nothing is known
-            of how raters differ.
-
     Cost: O(resamples · R · I), a second for 200 raters, 60 items and 10,000 resamples; memory does not grow
     with the number of resamples.
     """
-    tables = [responses.of_arm(arm) for arm in range(len(responses.arms))]
-    raters = [int((count.sum(axis=1) > 0).sum()) for _, count in tables]
-    here = [arm for arm, n in enumerate(raters) if n > 0]
-    if len(here) < 2:
-        present = ", ".join(responses.arms[arm] for arm in here) or "none"
-        raise BeyondError(f"arms with answers: {present}; comparing needs two, so gather more")
-    for arm in here:
-        if raters[arm] < 2:
-            raise BeyondError(
-                f"arm {responses.arms[arm]!r} has answers of one rater; "
-                "two are needed to know how raters differ"
-            )
     means = bootstrap(responses, resamples=resamples, seed=seed)
-    shares = []
-    for arm, (total, count) in enumerate(tables):
-        n = count.sum()
-        low, high = interval(responses, means, {arm: 1.0}, level=level) if n else (math.nan, math.nan)
-        shares.append(
-            Share(
-                arm=responses.arms[arm],
-                value=float(total.sum() / n) if n else math.nan,
-                low=low,
-                high=high,
-                raters=raters[arm],
-                items=int((count.sum(axis=0) > 0).sum()),
-                answers=int(n),
-            )
-        )
+    shares = [_share(responses, means, arm, level) for arm in range(len(responses.arms))]
+    here = [arm for arm, share in enumerate(shares) if share.comparable]
     pairs = [(b, a) for i, a in enumerate(here) for b in here[i + 1 :]]
     p = permutation_p(responses, pairs, permutations=permutations, seed=seed)
     adjusted = holm(p)
     contrasts = []
     for (arm, versus), raw, corrected in zip(pairs, p, adjusted):
-        low, high = interval(responses, means, {arm: 1.0, versus: -1.0}, level=level)
+        one, other = shares[arm], shares[versus]
+        exact = "exact" in (one.method, other.method)
+        if exact:
+            low, high = _hybrid(one, other)
+        else:
+            low, high = interval(responses, means, {arm: 1.0, versus: -1.0}, level=level)
         contrasts.append(
             Contrast(
-                arm=responses.arms[arm],
-                versus=responses.arms[versus],
-                value=shares[arm].value - shares[versus].value,
+                arm=one.arm,
+                versus=other.arm,
+                value=one.value - other.value,
                 low=low,
                 high=high,
                 p=float(raw),
                 p_holm=float(corrected),
+                method="hybrid score" if exact else "two-way bootstrap",
             )
         )
     return Comparison(tuple(shares), tuple(contrasts), resamples, permutations)
+
+
+def _share(responses: Responses, means: Floats, arm: int, level: float) -> Share:
+    total, count = responses.of_arm(arm)
+    n = count.sum()
+    value = float(total.sum() / n) if n else math.nan
+    raters, items = int((count.sum(axis=1) > 0).sum()), int((count.sum(axis=0) > 0).sum())
+    low = high = math.nan
+    method: Method = "none"
+    if raters >= 2 and items >= 2:
+        if value in (0.0, 1.0):
+            # No resample differs, so the bootstrap would claim to know for sure.
+            method = "exact"
+            far = ((1 - level) / 2) ** (1 / min(raters, items))
+            low, high = (far, 1.0) if value == 1.0 else (0.0, 1 - far)
+        else:
+            method = "two-way bootstrap"
+            low, high = interval(responses, means, {arm: 1.0}, level=level)
+    return Share(responses.arms[arm], value, low, high, raters, items, int(n), method)
+
+
+def _hybrid(one: Share, other: Share) -> tuple[float, float]:
+    """Interval of a difference of two shares from the intervals of both."""
+    value = one.value - other.value
+    low = value - math.hypot(one.value - one.low, other.high - other.value)
+    high = value + math.hypot(one.high - one.value, other.value - other.low)
+    return low, high
 
 
 def bootstrap(responses: Responses, *, resamples: int = 10_000, seed: int = 0) -> Floats:
@@ -210,20 +233,22 @@ def bootstrap(responses: Responses, *, resamples: int = 10_000, seed: int = 0) -
 
     NaN where an arm has no answer (in the resample).
     """
-    rng = np.random.default_rng(seed)
+    bits = np.random.PCG64(seed)
     tables = []
     for arm in range(len(responses.arms)):
         total, count = responses.of_arm(arm)
         answered = count.sum(axis=1) > 0
         tables.append((total[answered], count[answered]))
     means = np.full((resamples, len(tables)), np.nan)
+    if not responses.items:
+        return means
     for rows in _chunks(resamples):
         size = rows.stop - rows.start
-        items = rng.multinomial(responses.items, np.full(responses.items, 1 / responses.items), size=size)
+        items = _times_drawn(bits, size, responses.items)
         for arm, (total, count) in enumerate(tables):
             if not len(total):
                 continue
-            raters = rng.multinomial(len(total), np.full(len(total), 1 / len(total)), size=size)
+            raters = _times_drawn(bits, size, len(total))
             n = np.einsum("bi,bi->b", raters @ count, items)
             means[rows, arm] = np.divide(
                 np.einsum("bi,bi->b", raters @ total, items), n, out=np.full(size, np.nan), where=n > 0
@@ -236,6 +261,10 @@ def interval(
 ) -> tuple[float, float]:
     """Interval of a weighted sum of the arms' agreement, such as a difference.
 
+    It is widened as Student's t is against the normal distribution, with as many degrees of freedom as there
+    are raters less one in each arm, or items less one where they are fewer: few clusters know little of how
+    clusters differ (Cameron and Miller 2015, J. Hum. Resour. 50:317, VI).
+
     Args:
         responses: The answers.
         means: What `bootstrap` returned for them.
@@ -245,6 +274,8 @@ def interval(
     drawn = sum(weight * means[:, arm] for arm, weight in weights.items())
     estimate = 0.0
     of_rater = of_cell = 0.0
+    freedom = 0
+    answered = np.zeros(responses.items)
     by_item = np.zeros(responses.items)
     for arm, weight in weights.items():
         total, count = responses.of_arm(arm)
@@ -255,15 +286,23 @@ def interval(
         raters = int((count.sum(axis=1) > 0).sum())
         of_rater += float((influence.sum(axis=1) ** 2).sum()) * raters / max(raters - 1, 1)
         by_item += influence.sum(axis=0)
+        answered += count.sum(axis=0)
+        freedom += raters - 1
         of_cell += float((influence**2).sum())
-    items = max(responses.items, 1)
+    items = int((answered > 0).sum())
     of_item = float((by_item**2).sum()) * items / max(items - 1, 1)
     spread = float(np.nanvar(drawn))
     robust = of_rater + of_item - of_cell
     shrink = math.sqrt(min(1.0, max(robust, of_rater, of_item) / spread)) if spread > 0 else 1.0
     tail = (1 - level) / 2
+    wide = float(stdtrit(max(min(freedom, items - 1), 1), 1 - tail) / ndtri(1 - tail))
     low, high = np.nanquantile(drawn, [tail, 1 - tail])
-    return float(estimate + shrink * (low - estimate)), float(estimate + shrink * (high - estimate))
+    least = sum(min(weight, 0.0) for weight in weights.values())
+    most = sum(max(weight, 0.0) for weight in weights.values())
+    return (
+        max(least, float(estimate + wide * shrink * (low - estimate))),
+        min(most, float(estimate + wide * shrink * (high - estimate))),
+    )
 
 
 def permutation_p(
@@ -286,14 +325,15 @@ def permutation_p(
     answered = count > 0
     result = np.ones(len(pairs))
     for at, (arm, versus) in enumerate(pairs):
-        rng = np.random.default_rng([seed, arm, versus])
+        bits = np.random.PCG64([seed, arm, versus])
         chosen = answered & np.isin(responses.arm, (arm, versus))
         first = responses.arm[chosen] == arm
         sums, counts = total[chosen], count[chosen]
         observed = abs(_difference(first[None].astype(np.float64), sums, counts)[0])
         extreme = 0
         for rows in _chunks(permutations):
-            dealt = rng.permuted(np.tile(first, (rows.stop - rows.start, 1)), axis=1).astype(np.float64)
+            keys = bits.random_raw(size=(rows.stop - rows.start) * len(first)).reshape(-1, len(first))
+            dealt = first[np.argsort(keys, axis=1, kind="stable")].astype(np.float64)
             extreme += int((np.abs(_difference(dealt, sums, counts)) >= observed - 1e-12).sum())
         result[at] = (extreme + 1) / (permutations + 1)
     return result
@@ -370,6 +410,19 @@ def _difference(first: Floats, sums: Floats, counts: Floats) -> Floats:
     """Mean of the raters in `first` (float64 (P, R), 0 or 1) less that of the others: float64 (P,)."""
     a, n = first @ sums, first @ counts
     return np.asarray(a / n - (sums.sum() - a) / (counts.sum() - n))
+
+
+def _times_drawn(bits: np.random.PCG64, resamples: int, n: int) -> Floats:
+    """How often each of n is drawn, in n draws with replacement: float64 (resamples, n), rows add up to n.
+
+    From raw bits, whose stream every version of numpy keeps, so that intervals can be computed again to the
+    last digit years later; that of its distributions may change.
+    """
+    raw = bits.random_raw(size=resamples * n) >> np.uint64(32)
+    drawn = ((raw * np.uint64(n)) >> np.uint64(32)).astype(np.int64)
+    at = np.repeat(np.arange(resamples, dtype=np.int64) * n, n) + drawn
+    counts: Floats = np.bincount(at, minlength=resamples * n).astype(np.float64)
+    return counts.reshape(resamples, n)
 
 
 def _chunks(n: int) -> Iterator[slice]:

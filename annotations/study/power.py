@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -148,6 +148,7 @@ def raters_needed(
     simulations: int = 1000,
     seed: int = 0,
     progress: Callable[[Power], None] | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> Power:
     """The fewest raters an arm with which a contrast has the power that is wanted, and that power.
 
@@ -159,6 +160,7 @@ def raters_needed(
         simulations: For each number that is tried.
         seed: Of everything.
         progress: Called with each power that was computed.
+        advance: Called with the number of simulations just done.
 
     Raises:
         BeyondError: The contrast is none of the plan's, or even `most` raters are too few.
@@ -168,10 +170,9 @@ def raters_needed(
 
     def reached(raters: int) -> bool:
         if raters not in known:
-            assumed = Plan(
-                plan.agreement, raters, plan.items, plan.rater_sd, plan.item_sd, plan.alpha, plan.arms
+            known[raters] = power(
+                replace(plan, raters=raters), simulations=simulations, seed=seed, progress=advance
             )
-            known[raters] = power(assumed, simulations=simulations, seed=seed)
             if progress is not None:
                 progress(known[raters])
         result = known[raters]
@@ -197,6 +198,29 @@ def raters_needed(
             low = middle
     reached(high)
     return known[high]
+
+
+def curve(
+    plan: Plan,
+    raters: Sequence[int],
+    *,
+    simulations: int = 1000,
+    seed: int = 0,
+    advance: Callable[[int], None] | None = None,
+) -> list[Power]:
+    """Power of a plan with other numbers of raters an arm.
+
+    Args:
+        plan: What is assumed.
+        raters: Raters an arm, for each point.
+        simulations: For each point.
+        seed: Of everything.
+        advance: Called with the number of simulations just done.
+    """
+    return [
+        power(replace(plan, raters=number), simulations=simulations, seed=seed, progress=advance)
+        for number in raters
+    ]
 
 
 def _chances(plan: Plan, rng: np.random.Generator, n: int) -> Floats:

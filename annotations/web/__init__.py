@@ -16,6 +16,7 @@ GET  /instructions     The instructions.                       POST /instruction
 GET  /work             The app: practice, qualification and work; all in JavaScript from here on.
 GET  /thanks           Done, paused, failed or withdrawn; with the completion code where there is one.
 POST /withdraw         form: csrf, confirm=withdraw. Takes back all answers, until the campaign is frozen.
+GET  /stop             Asks a rater who wants to stop.         POST /stop          form: csrf
 POST /leave            form: csrf. Ends the session.
 GET  /manage           The managers' dashboard.
 GET  /static/FILE      Stylesheets and scripts. No inline script or style is allowed anywhere (CSP).
@@ -54,6 +55,8 @@ QUESTION::
     {"id": "TOKEN", "image": "/api/images/TOKEN", "label": "tench", "gloss": "freshwater dace-like …",
      "references": ["/api/references/TOKEN/0", …], "position": 12, "purpose": "practice|qualification|work"}
 
+    In a study also `"beside": "/api/beside/TOKEN"` or null, and its `"caption": "…"`.
+
 PROGRESS::
 
     {"stage": "practice|qualification|work|done|paused|failed|…", "answered": 120, "quota": 500 | null,
@@ -64,6 +67,7 @@ PROGRESS::
 
 GET /api/images/TOKEN                   The picture (image/jpeg), for its rater alone; ETag,
                                         Cache-Control: private.
+GET /api/beside/TOKEN                   The picture beside it, in a study: image/png, byte for byte.
 GET /api/references/TOKEN/N             Thumbnail N of the label, if the server was given some.
 
 JSON for managers (role manager; raters get 403):

@@ -22,7 +22,7 @@ from annotations.campaign.assignment import probability_below, quality
 from annotations.campaign.pictures import Pictures, Rendered
 from annotations.campaign.rules import ASKING
 from annotations.campaign.store import Store
-from annotations.campaign.types import Batch, Item, Outcome, Person, Progress, Prolific
+from annotations.campaign.types import Batch, Item, Outcome, Person, Picture, Progress, Prolific
 from annotations.classes import class_definitions, class_names
 from annotations.errors import BeyondError
 from annotations.web.recent import Recent
@@ -165,7 +165,7 @@ class _Web:
             lstrip_blocks=True,
         )
         self._people: Recent[str, Person] = Recent(_PERSON_SECONDS)
-        self._pictures: Recent[tuple[int, str], str] = Recent(math.inf)
+        self._pictures: Recent[tuple[int, str], Picture] = Recent(math.inf)
         self._warm_up()
         self._status: tuple[float, str] = (-math.inf, "")
         self._status_lock = threading.Lock()
@@ -212,16 +212,15 @@ class _Web:
         self.store.end_session(cookie)
         self._people.drop(cookie)
 
-    def path_of(self, person: Person, token: str) -> str | None:
-        """The file that a token stands for, for the rater that it was made for."""
+    def files_of(self, person: Person, token: str) -> Picture | None:
+        """The files that a token stands for, for the rater that it was made for."""
         key = (person.rater_id, token)
-        path = self._pictures.get(key)
-        if path is None and _TOKEN.fullmatch(token):
+        picture = self._pictures.get(key)
+        if picture is None and _TOKEN.fullmatch(token):
             picture = self.store.picture(person.rater_id, token)
             if picture is not None:
-                path = picture.path
-                self._pictures.put(key, path)
-        return path
+                self._pictures.put(key, picture)
+        return picture
 
     def visitor(self, request: Request) -> Person | None:
         """Who asks, or None without a session."""
@@ -285,7 +284,9 @@ class _Web:
     def batch(self, batch: Batch) -> dict[str, Any]:
         """Questions and progress as JSON."""
         names, glosses = class_names(), class_definitions()
-        questions = [
+        study = self.store.config.study
+        captions = study.captions if study else {}
+        questions: list[dict[str, Any]] = [
             {
                 "id": question.token,
                 "image": f"/api/images/{question.token}",
@@ -300,6 +301,10 @@ class _Web:
             }
             for question in batch.questions
         ]
+        for shown, question in zip(questions, batch.questions) if study else ():
+            has_one = question.has_beside
+            shown["beside"] = f"/api/beside/{question.token}" if has_one else None
+            shown["caption"] = captions.get(question.arm, "") if has_one else ""
         return {"questions": questions, "progress": progress_json(batch.progress)}
 
     def status(self) -> str:
@@ -478,7 +483,9 @@ def _add_pages(app: FastAPI, web: _Web) -> None:
 
     @app.get("/instructions")
     def instructions(request: Request, person: Annotated[Person, Depends(at_home)]) -> Response:
-        return web.page(request, "instructions.html", person=person, title="How it works")
+        study = store.config.study
+        note = study.notes.get(person.arm, "") if study else ""
+        return web.page(request, "instructions.html", person=person, note=note, title="How it works")
 
     @app.post("/instructions")
     def understood(person: Annotated[Person, Depends(poster)]) -> Response:
@@ -493,16 +500,31 @@ def _add_pages(app: FastAPI, web: _Web) -> None:
     def thanks(request: Request, person: Annotated[Person, Depends(at_home)]) -> Response:
         progress = store.progress(person.rater_id)
         prolific = store.config.prolific
-        code = prolific.completion_code if prolific and person.stage == "done" else None
+        stopped = store.has_stopped(person.rater_id)
+        code = prolific.completion_code if prolific and person.stage == "done" and not stopped else None
         return web.page(
             request,
             "thanks.html",
             person=person,
             progress=progress,
             completion_code=code,
+            stopped=stopped,
             frozen=store.is_frozen(),
             title="Thank you",
         )
+
+    @app.get("/stop")
+    def stop(request: Request) -> Response:
+        person = web.visitor(request)
+        if person is None or person.stage not in ASKING:
+            raise _RedirectError("/")
+        return web.page(request, "stop.html", person=person, title="Stop here?")
+
+    @app.post("/stop")
+    def stopped(request: Request, person: Annotated[Person, Depends(poster)]) -> Response:
+        store.stop(person.rater_id)
+        store.audit(f"rater {person.rater_id}", "stopped", address=address(request))
+        return RedirectResponse("/thanks", 303)
 
     @app.post("/withdraw")
     def withdraw(
@@ -617,10 +639,17 @@ def _add_rater_api(app: FastAPI, web: _Web) -> None:
 
     @app.get("/api/images/{token}")
     def image(request: Request, token: str) -> Response:
-        path = web.path_of(web.person(request), token)
-        if path is None:
+        files = web.files_of(web.person(request), token)
+        if files is None:
             raise HTTPException(404)
-        return web.picture(request, pictures.render(path))
+        return web.picture(request, pictures.render(files.path))
+
+    @app.get("/api/beside/{token}")
+    def beside(request: Request, token: str) -> Response:
+        files = web.files_of(web.person(request), token)
+        if files is None or not files.beside:
+            raise HTTPException(404)
+        return web.picture(request, pictures.render(files.beside))
 
     @app.get("/api/references/{token}/{number}")
     def reference(request: Request, token: str, number: int) -> Response:

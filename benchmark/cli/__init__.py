@@ -27,6 +27,7 @@ COMMANDS = {
     "rescore": ("benchmark.cli.score:rescore", "Score a run again from its records alone."),
     "score": ("benchmark.cli.score:score", "Score a classifier, or files of its predictions."),
     "show": ("benchmark.cli.show:show", "Show a run's scorecard, in the terminal or as a page."),
+    "study": ("benchmark.cli.study:study", "Ask people whether explanations change what they accept."),
     "submit": ("leaderboard.submit:submit", "Make an entry of the leaderboard out of a run, and send it."),
     "tracks": ("benchmark.cli.show:tracks", "List the tracks and their metrics."),
     "validate": ("benchmark.cli.models:validate", "Check a classifier against the contract."),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from benchmark.attack_records import Row
     from benchmark.classifier import Classifier
     from benchmark.explanations.neighbours import Features
-    from benchmark.explanations.pack import Item
+    from benchmark.explanations.pack import Item, Manifest
     from benchmark.explanations.selection import Candidate
     from benchmark.explanations.stimuli import Prediction, References
     from benchmark.tracks.robustness import Verdicts
@@ -51,6 +51,11 @@ _TOGETHER = 8
     help="Adversarials, clean controls and shams in each block. [default: 2:1:1; 1:0:0 without label sets]",
 )
 @click.option("--limit", type=click.IntRange(1), help="Only the first N images, by id.")
+@click.option(
+    "--complete",
+    is_flag=True,
+    help="For a study: only images that have neighbours whatever they are shown as.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--overwrite", is_flag=True, help="Replace the explanations that are there.")
 def explain(
@@ -62,6 +67,7 @@ def explain(
     neighbours: int,
     mix_text: str | None,
     limit: int | None,
+    complete: bool,
     device: str,
     overwrite: bool,
 ) -> None:
@@ -77,16 +83,74 @@ def explain(
     sheets of its nearest reference images, with a manifest of items, hashes and settings. The pictures derive
     from the images: they must not be published.
     """  # noqa: D301 - click reads the escape
+    from benchmark.explanations.pack import KINDS
+    from benchmark.explanations.selection import parse_mix
+
+    target = out or run / "explanations"
+    manifest = make_pack(
+        run,
+        target,
+        references=references_spec,
+        method=method,
+        neighbours=neighbours,
+        mix=None if mix_text is None else parse_mix(mix_text),
+        limit=limit,
+        complete=complete,
+        device=device,
+        overwrite=overwrite,
+    )
+    kinds = {kind: sum(item.kind == kind for item in manifest.items) for kind in KINDS}
+    arms = {arm: sum(p.arm == arm for p in manifest.pictures) for arm in ("feature", "example")}
+    say(
+        f"{kinds['adversarial']} adversarial predictions, {kinds['clean']} clean controls, {kinds['sham']} "
+        f"shams: {arms['feature']} heat maps and {arms['example']} sheets of neighbours in {target}"
+    )
+    say("the pictures derive from the images, so keep them on this machine")
+    if references_spec is None:
+        say("no neighbours: name images to take them from with --references DIR")
+
+
+def make_pack(
+    run: Path,
+    target: Path,
+    *,
+    references: str | None = None,
+    method: str = "grad-cam",
+    neighbours: int = 4,
+    mix: tuple[int, int, int] | None = None,
+    limit: int | None = None,
+    most: int | None = None,
+    complete: bool = False,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> Manifest:
+    """Explain the adversarial predictions of a run, and controls beside them, into a pack.
+
+    Args:
+        run: A run with attacks and the adversarial images.
+        target: Folder of the pack.
+        references: Images to take neighbours from, or None for heat maps alone.
+        method: `grad-cam` or `integrated-gradients`.
+        neighbours: How many.
+        mix: Adversarials, clean controls and shams in each block; see `choose_items`.
+        limit: Only the first so many images, by id.
+        most: At most so many items; see `choose_items`.
+        complete: Only images that have neighbours whatever they are shown as; see `choose_items`.
+        device: As `--device`.
+        overwrite: Replace the pack that is there.
+
+    Raises:
+        BeyondError: The run has nothing to explain, or its model cannot be explained.
+    """
     from benchmark import runs
     from benchmark.attack_records import iter_adversarials
     from benchmark.explanations.heatmaps import grad_cam, integrated_gradients
     from benchmark.explanations.layers import find_spatial_layer
-    from benchmark.explanations.pack import KINDS, write_pack
-    from benchmark.explanations.selection import parse_mix
+    from benchmark.explanations.pack import write_pack
     from benchmark.explanations.stimuli import make_stimuli
     from benchmark.models import load
+    from benchmark.progress import meter
 
-    mix = None if mix_text is None else parse_mix(mix_text)
     info = runs.read_run(run)
     labels = runs.load_labels(runs.default_annotations(info))
     result, rows = broken_images(run, labels, limit)
@@ -97,66 +161,59 @@ def explain(
     classifier.module.eval().to(where)
     layer = find_spatial_layer(classifier) if method == "grad-cam" else None
     heat: Any = partial(grad_cam, layer=layer) if layer is not None else integrated_gradients
-    target = out or run / "explanations"
 
     with runs.locked(run):
         features = None
-        if references_spec is not None:
-            features = _reference_features(run, classifier, references_spec)
-        items, mix, primary = choose_items(run, rows, labels, mix, features)
+        if references is not None:
+            features = _reference_features(run, classifier, references)
+        items, mix, primary = choose_items(run, rows, labels, mix, features, most=most, complete=complete)
         classes = {item.shown_class for item in items.values()}
-        references = None if features is None else features.of(classes, neighbours)
+        shown = None if features is None else features.of(classes, neighbours)
 
-        def batches() -> Iterator[Prediction]:
-            import torch
+        with meter("Explanations", len(items)) as progress:
 
-            from benchmark.explanations.stimuli import Prediction
+            def batches() -> Iterator[Prediction]:
+                import torch
 
-            stream = iter_adversarials(run, set(items))
-            while adversarials := list(islice(stream, _TOGETHER)):
-                chosen = tuple(items[a.name] for a in adversarials)
-                pixels = [
-                    torch.from_numpy(a.pixels)
-                    if item.kind == "adversarial"
-                    else torch.from_numpy(a.clean.copy()).permute(2, 0, 1).float() / 255
-                    for a, item in zip(adversarials, chosen)
-                ]
-                yield Prediction(chosen, torch.stack(pixels).to(where))
+                from benchmark.explanations.stimuli import Prediction
 
-        evaluation = result.evaluation
-        manifest = write_pack(
-            target,
-            make_stimuli(classifier, batches(), explain=heat, references=references),
-            model={
-                "spec": info.model.spec,
-                "name": info.model.name,
-                "weights_sha256": classifier.weights_sha256,
-            },
-            images=hashlib.sha256("\n".join(sorted(items)).encode()).hexdigest(),
-            settings={
-                "method": method,
-                "layer": layer.name if layer is not None else None,
-                "neighbours": neighbours if references else 0,
-                "references": references_spec if references_spec == "sample" else None,
-                "references_fingerprint": features.fingerprint if features else None,
-                "mix": ":".join(map(str, mix)),
-                "threat": evaluation.threat,
-                "epsilon": evaluation.epsilon,
-                "suite": evaluation.suite,
-                "annotations": primary,
-                "annotations_revision": labels[primary].revision if primary else None,
-            },
-            overwrite=overwrite,
-        )
-    kinds = {kind: sum(item.kind == kind for item in manifest.items) for kind in KINDS}
-    arms = {arm: sum(p.arm == arm for p in manifest.pictures) for arm in ("feature", "example")}
-    say(
-        f"{kinds['adversarial']} adversarial predictions, {kinds['clean']} clean controls, {kinds['sham']} "
-        f"shams: {arms['feature']} heat maps and {arms['example']} sheets of neighbours in {target}"
-    )
-    say("the pictures derive from the images, so keep them on this machine")
-    if references is None:
-        say("no neighbours: name images to take them from with --references DIR")
+                stream = iter_adversarials(run, set(items))
+                while adversarials := list(islice(stream, _TOGETHER)):
+                    chosen = tuple(items[a.name] for a in adversarials)
+                    pixels = [
+                        torch.from_numpy(a.pixels)
+                        if item.kind == "adversarial"
+                        else torch.from_numpy(a.clean.copy()).permute(2, 0, 1).float() / 255
+                        for a, item in zip(adversarials, chosen)
+                    ]
+                    yield Prediction(chosen, torch.stack(pixels).to(where))
+                    progress.advance(len(chosen))
+
+            evaluation = result.evaluation
+            return write_pack(
+                target,
+                make_stimuli(classifier, batches(), explain=heat, references=shown),
+                model={
+                    "spec": info.model.spec,
+                    "name": info.model.name,
+                    "weights_sha256": classifier.weights_sha256,
+                },
+                images=hashlib.sha256("\n".join(sorted(items)).encode()).hexdigest(),
+                settings={
+                    "method": method,
+                    "layer": layer.name if layer is not None else None,
+                    "neighbours": neighbours if shown else 0,
+                    "references": references if references == "sample" else None,
+                    "references_fingerprint": features.fingerprint if features else None,
+                    "mix": ":".join(map(str, mix)),
+                    "threat": evaluation.threat,
+                    "epsilon": evaluation.epsilon,
+                    "suite": evaluation.suite,
+                    "annotations": primary,
+                    "annotations_revision": labels[primary].revision if primary else None,
+                },
+                overwrite=overwrite,
+            )
 
 
 def broken_images(
@@ -167,8 +224,24 @@ def broken_images(
     Raises:
         BeyondError: The run has no finished attacks, broke nothing, or kept no adversarial images.
     """
+    from benchmark.attack_records import adversarial_names
+
+    verdicts, broken = broken_rows(run, labels)
+    stored = adversarial_names(run)
+    kept = [row for row in broken if row.adversarial in stored]
+    if not kept:
+        raise BeyondError(f"{run} keeps no adversarial images; score it again with --keep-adversarials")
+    return verdicts, kept[:limit]
+
+
+def broken_rows(run: Path, labels: Mapping[str, LabelSets]) -> tuple[Verdicts, list[Row]]:
+    """The same, whether the adversarial images were kept or not.
+
+    Raises:
+        BeyondError: The run has no finished attacks, or broke nothing.
+    """
     from benchmark import runs
-    from benchmark.attack_records import adversarial_names, read_attacks
+    from benchmark.attack_records import read_attacks
 
     result = runs.robustness_result(run, labels)
     if result is None or result.verdicts is None:
@@ -178,11 +251,7 @@ def broken_images(
     broken = [row for row in rows if row.objective == "original" and row.status == "broken"]
     if not broken:
         raise BeyondError(f"no attack broke anything in {run}, so there is nothing to explain")
-    stored = adversarial_names(run)
-    kept = [row for row in broken if row.adversarial in stored]
-    if not kept:
-        raise BeyondError(f"{run} keeps no adversarial images; score it again with --keep-adversarials")
-    return result.verdicts, kept[:limit]
+    return result.verdicts, broken
 
 
 def choose_items(
@@ -191,8 +260,22 @@ def choose_items(
     labels: Mapping[str, LabelSets],
     mix: tuple[int, int, int] | None,
     features: _Features | None,
+    *,
+    most: int | None = None,
+    complete: bool = False,
 ) -> tuple[dict[str, Item], tuple[int, int, int], str | None]:
     """What each broken image is shown as, by the name of its adversarial; the mix; and whose label sets.
+
+    Args:
+        run: The run.
+        rows: The images that were broken.
+        labels: Label sets, by source.
+        mix: Adversarials, clean controls and shams in each block; None for the default where label sets judge
+            any of the images, and adversarials alone where they judge none.
+        features: Of the reference images, or None without any.
+        most: Only the first so many of the images that can be shown, by id.
+        complete: Leave out images of which a control, or the adversarial prediction, has no reference image,
+            so that every arm of a study can show the same items.
 
     Raises:
         BeyondError: Controls are asked for and label sets judge none of the images.
@@ -225,6 +308,24 @@ def choose_items(
                 "not accept the prediction for the clean image, or no class is plainly wrong"
             )
         candidates = matched
+        if complete and features is not None:
+            candidates = [
+                c
+                for c in matched
+                if features.shows(c.clean_class, c.image_id)
+                and features.shows(c.adversarial_class, c.image_id)
+            ]
+            if len(candidates) < len(matched):
+                say(
+                    f"{len(matched) - len(candidates):,} of {len(matched):,} images are left out: no other "
+                    "reference image shows a class that they may be shown with (see --references)"
+                )
+            if not candidates:
+                raise BeyondError(
+                    "no image is left that has reference images of all classes it may be shown with; "
+                    "give more of them with --references, or none"
+                )
+    candidates = sorted(candidates, key=lambda c: c.image_id)[:most]
     names = {c.image_id: c.adversarial for c in candidates}
     return {names[item.image_id]: item for item in deal(candidates, mix)}, mix, primary
 
@@ -284,6 +385,13 @@ class _Features:
     labels: npt.NDArray[np.int16]
     load: Callable[[str], Any]
     fingerprint: str
+
+    def shows(self, class_index: int, other_than: str) -> bool:
+        """Whether a reference image other than this one shows a class."""
+        import numpy as np
+
+        mine = np.flatnonzero(self.labels == class_index)
+        return len(mine) > 1 or (len(mine) == 1 and str(self.features.image_ids[mine[0]]) != other_than)
 
     def of(self, classes: set[int], k: int) -> References:
         """As references of some classes, by original label."""

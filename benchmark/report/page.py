@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from benchmark.report import charts, criticism, names, rectified, reproduce, robustness, text
+from benchmark.report import agreement, charts, criticism, names, rectified, reproduce, robustness, text
 from benchmark.report.examples import Example
 from benchmark.scorecard import Metric, Scorecard, Track
 
@@ -267,9 +267,11 @@ def _rectified_view(name: str, track: Track) -> Mapping[str, Any]:
 
 
 def _robustness_view(name: str, track: Track) -> Mapping[str, Any]:
-    rows = _metric_rows(name, track)
+    # What people answered has a section of its own.
+    rows = [row for row in _metric_rows(name, track) if not row["key"].startswith("agreement_")]
     charted = [row for row in rows if row["group"] in ("label", "people")]
     points = robustness.curve(track)
+    asked = agreement.agreement(track)
     lines: list[tuple[str, list[charts.CurvePoint]]] = []
     same = [p for p in points if p.rectified and p.same_original and p.same_clean is not None]
     if same:
@@ -310,6 +312,11 @@ def _robustness_view(name: str, track: Track) -> Mapping[str, Any]:
         else None,
         "groups": robustness.label_groups(track),
         "warnings": robustness.warnings(track),
+        "asked": asked,
+        "asked_scale": charts.Scale(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0)),
+        "gain_scale": _difference_scale([e for g in asked.gains for e in g.interval]) if asked else None,
+        "not_rated": agreement.NOT_RATED,
+        "made_up": agreement.MADE_UP,
     }
 
 

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.report import criticism, names, rectified, reproduce, robustness, text
+from benchmark.report import agreement, criticism, names, rectified, reproduce, robustness, text
 from benchmark.scorecard import Scorecard, Track
 from benchmark.tracks import TrackInfo
 
@@ -243,6 +243,8 @@ class _Printer:
             table.add_column(column, justify="right", width=width, overflow="fold")
         group = None
         for key in names.in_reading_order(track_name, track.metrics):
+            if track_name == "robustness" and key.startswith("agreement_"):
+                continue  # in a table of its own, with raters
             metric, name = track.metrics[key], names.metric_name(track_name, key)
             if name.group != group:
                 if group is not None:
@@ -393,6 +395,7 @@ def _robustness(printer: _Printer, track: Track) -> None:
             note = f" ({prediction.note})" if prediction.note else ""
             table.add_row(printer.cell(pair + note), printer.cell(prediction.distance))
         printer.show(table)
+    _agreement(printer, track)
     groups = robustness.label_groups(track)
     if groups:
         printer.title("By what people say of the label")
@@ -406,6 +409,45 @@ def _robustness(printer: _Printer, track: Track) -> None:
                 printer.cell(text.percent(group.original), _SINGLE),
                 printer.cell(people, _PEOPLE),
             )
+        printer.show(table)
+
+
+def _agreement(printer: _Printer, track: Track) -> None:
+    """What people answered when they were shown its attacked answers, or that nobody was asked."""
+    if not track.metrics:
+        return
+    printer.title("Do people agree when they see why?")
+    asked = agreement.agreement(track)
+    if asked is None:
+        printer.write((agreement.NOT_RATED, _QUIET), indent=2)
+        printer.write(("Ask them with: beyond study create RUN --out STUDY", _QUIET), indent=2)
+        return
+    if asked.made_up:
+        printer.write(("No person answered. ", _ALARM), (agreement.MADE_UP, ""), indent=2)
+    table = printer.table(["", "share", "95 %", "raters", "answers"])
+    measure = ""
+    for row in asked.rated:
+        if row.measure != measure:
+            measure = row.measure
+            table.add_row(printer.cell(measure, "bold"))
+        table.add_row(
+            printer.cell(f"  {row.arm}"),
+            printer.cell(row.text, _PEOPLE),
+            printer.cell(row.ends, _QUIET),
+            printer.cell(text.count(row.raters)),
+            printer.cell(text.count(row.answers), _QUIET),
+        )
+    printer.show(table)
+    if asked.gains:
+        table = printer.table(["agreement, points", "difference", "95 %", "p, Holm"])
+        for gain in asked.gains:
+            table.add_row(
+                printer.cell(gain.what),
+                printer.cell(gain.text, _PEOPLE),
+                printer.cell(gain.ends, _QUIET),
+                printer.cell("" if gain.p_holm is None else f"{gain.p_holm:.4f}"),
+            )
+        printer.gap()
         printer.show(table)
 
 

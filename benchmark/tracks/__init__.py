@@ -167,6 +167,31 @@ ROBUSTNESS = TrackInfo(
             "Share of adversarial predictions that people accept, where they keep the original label.",
         ),
         MetricInfo(
+            "agreement_none",
+            "Agreement",
+            "Share of answers of raters who agree with an adversarial prediction, shown no explanation.",
+        ),
+        MetricInfo(
+            "agreement_feature",
+            "Agreement, heat map",
+            "The same of other raters, shown a heat map of what the model looked at.",
+        ),
+        MetricInfo(
+            "agreement_example",
+            "Agreement, examples",
+            "The same of other raters, shown the nearest reference images of the predicted class.",
+        ),
+        MetricInfo(
+            "agreement_gain_feature",
+            "Gain, heat map",
+            "Agreement with a heat map minus agreement without explanation; read it with over-acceptance.",
+        ),
+        MetricInfo(
+            "agreement_gain_example",
+            "Gain, examples",
+            "Agreement with examples minus agreement without explanation; read it with over-acceptance.",
+        ),
+        MetricInfo(
             "median_distance_original",
             "Median distance",
             "Median norm of the smallest perturbation found that moves a right answer off the label.",
@@ -186,6 +211,9 @@ ROBUSTNESS = TrackInfo(
         "minimal": "Suite minimal: quartiles of the smallest perturbation found, by objective, with n.",
         "distances": "Histogram of the smallest perturbation found for each image.",
         "warnings": "Reasons to read robust accuracy with care, such as masked gradients.",
+        "agreement": "A study: agreement, over-acceptance and over-rejection by what raters were shown.",
+        "agreement_contrasts": "A study: differences between what raters were shown, with tests.",
+        "agreement_study": "A study: its plan's and stimuli's checksums, who answered, who was left out.",
     },
 )
 

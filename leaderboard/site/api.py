@@ -12,6 +12,8 @@ MODULES = (
     "annotations/judgements.py",
     "annotations/sources.py",
     "annotations/consolidate.py",
+    "annotations/study/answers.py",
+    "annotations/study/results.py",
     "benchmark/classifier.py",
     "benchmark/records.py",
     "benchmark/runs.py",

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from annotations.classes import validation_number
 from benchmark import statistics
+from benchmark.agreement import is_made_up
 from benchmark.report import names
 from benchmark.report.text import clean, digits
 from benchmark.scorecard import Metric
@@ -40,6 +41,11 @@ SCALE = 10_000
 """Fractions travel to the browser as whole ten-thousandths, rounded as they are shown."""
 
 TRACK_ORDER = tuple(names.TRACK_TITLES)
+
+AGREEMENT = tuple(("robustness", key) for key in names.METRICS["robustness"] if key.startswith("agreement_"))
+"""Metrics that only people's answers fill; they have a column even where nobody has answered yet."""
+
+NOT_RATED = "not yet rated"
 
 
 @dataclass(frozen=True)
@@ -84,13 +90,19 @@ class Column:
 
     @property
     def unit(self) -> str:
-        """Unit of the first value."""
-        return next(metric.unit for metric in self.values if metric is not None)
+        """Unit of the first value; fraction without any."""
+        return next((metric.unit for metric in self.values if metric is not None), "fraction")
+
+    @property
+    def absent(self) -> str:
+        """What a missing value means, where it is more than that it was not measured."""
+        return NOT_RATED if (self.track, self.key) in AGREEMENT else ""
 
     @property
     def usual_n(self) -> int:
-        """The most frequent number of images."""
-        return Counter(metric.n for metric in self.values if metric is not None).most_common(1)[0][0]
+        """The most frequent number of images; 0 without any value."""
+        counts = Counter(metric.n for metric in self.values if metric is not None)
+        return counts.most_common(1)[0][0] if counts else 0
 
     @property
     def higher_is_better(self) -> bool | None:
@@ -166,15 +178,19 @@ class Board:
     def metric(self, row: int, key: str, track: str = "rectified") -> Metric | None:
         """A metric of an entry, or None."""
         found = self.entries[row].scorecard.tracks.get(track)
-        return None if found is None else found.metrics.get(key)
+        if found is None or ((track, key) in AGREEMENT and is_made_up(found.tables)):
+            return None  # what a program answered never stands in a column of people's answers
+        return found.metrics.get(key)
 
     @cached_property
     def columns(self) -> list[Column]:
-        """Every metric that any entry has, in reading order, and the share behind the headline."""
+        """Every metric that any entry has, and agreement, in reading order; and the headline's share."""
         seen: dict[str, dict[str, None]] = {}
         for entry in self.entries:
             for track, result in entry.scorecard.tracks.items():
                 seen.setdefault(track, {}).update(dict.fromkeys(result.metrics))
+        for track, key in AGREEMENT if self.entries else ():
+            seen.setdefault(track, {})[key] = None
         tracks = [track for track in TRACK_ORDER if track in seen] + sorted(set(seen) - set(TRACK_ORDER))
         columns = []
         for track in tracks:
@@ -189,7 +205,8 @@ class Board:
     @cached_property
     def tracks(self) -> list[str]:
         """Every track that any entry has, in reading order."""
-        return list(dict.fromkeys(column.track for column in self.columns))
+        has = (c.track for c in self.columns if any(metric is not None for metric in c.values))
+        return list(dict.fromkeys(has))
 
     @cached_property
     def accepted(self) -> dict[int, Metric]:
@@ -360,6 +377,11 @@ def _browser_column(column: Column) -> dict[str, Any]:
         result["m"] = other_n
     if column.higher_is_better is False:
         result["less"] = True
+    if column.absent:
+        result["absent"] = column.absent
+    raters = {row: metric.raters for row, metric in enumerate(column.values) if metric and metric.raters}
+    if raters:
+        result["raters"] = raters
     return result
 
 
@@ -395,7 +417,7 @@ def table_records(board: Board) -> list[dict[str, Any]]:
             record[f"{name}_high"] = rank and rank.high
         for column in board.columns:
             metric, key = column.values[row], column_key(column)
-            for part in ("value", "ci_low", "ci_high", "n"):
+            for part in ("value", "ci_low", "ci_high", "n", *(("raters",) if column.absent else ())):
                 name = key if part == "value" else f"{key}_{part}"
                 record[name] = None if metric is None else getattr(metric, part)
         records.append(record)

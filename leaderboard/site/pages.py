@@ -598,7 +598,8 @@ class Pages:
                     "unit": text.unit_sign(metric),
                     "interval": _interval_and_bounds(metric),
                     "n": metric.n,
-                    "method": text.clean(metric.method),
+                    "method": text.clean(metric.method)
+                    + (f", {text.count(metric.raters)} raters" if metric.raters else ""),
                 }
             )
         return found

@@ -77,7 +77,7 @@ function raters(status) {
         act(() => call(`/api/manage/raters/${rater.rater_id}`, { action: paused ? "reinstate" : "pause", reason: "by hand" })),
       );
       return [
-        `${rater.label || rater.pseudonym}`,
+        `${rater.label || rater.pseudonym}${rater.arm ? ` (${rater.arm})` : ""}`,
         rater.reason ? `${rater.stage}: ${rater.reason}` : rater.stage,
         number(rater.answered),
         `${percent(rater.quality)} (${percent(rater.quality_low)} to ${percent(rater.quality_high)})`,

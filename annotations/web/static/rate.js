@@ -9,6 +9,7 @@ const AHEAD = 24; // pictures decoded before they are needed
 const BEHIND = 5; // pictures kept for undo
 
 const root = document.getElementById("rate");
+const STUDY = document.body.classList.contains("study");
 const meta = (name) => document.querySelector(`meta[name="${name}"]`)?.content ?? "";
 
 // Elements ---------------------------------------------------------------------------------------------------
@@ -30,7 +31,9 @@ const view = {
   bar: element("div", { className: "bar", role: "progressbar", ariaLabel: "Progress" }, element("span")),
   count: element("span", { className: "count" }),
   saved: element("span", { className: "saved", role: "status" }),
-  figure: element("figure", { className: "picture" }),
+  figure: element("div", { className: "picture" }),
+  beside: element("div", { className: "picture" }),
+  caption: element("figcaption", {}, ""),
   label: element("strong", { className: "label" }),
   gloss: element("p", { className: "gloss" }),
   references: element("div", { className: "references", hidden: true }),
@@ -45,6 +48,7 @@ const view = {
   undo: element("button", { type: "button", className: "undo", disabled: true }, "Undo ", kbd("U")),
   zoom: element("button", { type: "button", className: "zoom", ariaPressed: "false" }, "Zoom ", kbd("Z")),
 };
+view.second = element("figure", { className: "second", hidden: true }, view.beside, view.caption);
 for (const [code, answer] of Object.entries(KEYS)) view.buttons[answer].setAttribute("aria-keyshortcuts", code.slice(3));
 view.undo.setAttribute("aria-keyshortcuts", "U");
 view.zoom.setAttribute("aria-keyshortcuts", "Z");
@@ -52,7 +56,16 @@ view.zoom.setAttribute("aria-keyshortcuts", "Z");
 function build() {
   root.replaceChildren(
     element("div", { className: "status" }, view.bar, element("div", { className: "line" }, view.count, view.saved)),
-    view.figure,
+    element(
+      "div",
+      { className: "stage" },
+      element(
+        "div",
+        { className: "panels" },
+        element("figure", {}, view.figure, STUDY ? element("figcaption", {}, "The photograph") : ""),
+        view.second,
+      ),
+    ),
     element(
       "section",
       { className: "ask", ariaLabel: "Question" },
@@ -80,19 +93,20 @@ let busy = false; // an answer is being written, or feedback is on screen
 let onContinue = null; // what Enter does while a note or feedback is up
 let active = true; // this tab is the one in use
 let sinceBreak = 0;
+let turns = 0; // how often a question was shown
 const history = []; // questions answered here, latest last, for undo
 const pending = new Set(); // tokens whose answer is in the outbox
 const returning = new Set(); // undone after a reload: their questions come back from the server, to the front
-const pictures = new Map(); // token -> promise of a decoded image
+const pictures = new Map(); // token -> promise of decoded images
 
 // Pictures ---------------------------------------------------------------------------------------------------
 
-async function decode(question) {
+async function decode(question, address, alt) {
   for (let attempt = 0; ; attempt += 1) {
     const image = new Image();
-    image.alt = "Photograph to judge";
+    image.alt = alt;
     image.draggable = false;
-    image.src = attempt ? `${question.image}?again=${attempt}` : question.image;
+    image.src = attempt ? `${address}?again=${attempt}` : address;
     try {
       await image.decode();
       return image;
@@ -103,8 +117,13 @@ async function decode(question) {
   }
 }
 
+// The photograph and, in some studies, a second picture beside it; they are shown at the same moment.
 function picture(question) {
-  if (!pictures.has(question.id)) pictures.set(question.id, decode(question));
+  if (!pictures.has(question.id)) {
+    const both = [decode(question, question.image, "Photograph to judge")];
+    if (question.beside) both.push(decode(question, question.beside, question.caption));
+    pictures.set(question.id, Promise.all(both));
+  }
   return pictures.get(question.id);
 }
 
@@ -127,12 +146,14 @@ function enable(on) {
 
 async function show() {
   const question = queue[0];
+  const turn = (turns += 1); // shown again, as after a note, a question waits anew
   shownAt = 0;
   enable(false);
   zoom(false);
   drawStatus();
   if (!question) {
     view.figure.replaceChildren(element("p", { className: "quiet" }, "Fetching questions…"));
+    view.second.hidden = true;
     view.label.textContent = "";
     view.gloss.textContent = "";
     return;
@@ -140,15 +161,18 @@ async function show() {
   view.label.textContent = question.label;
   view.gloss.textContent = question.gloss ?? "";
   showReferences(question.references ?? []);
-  const image = await picture(question);
-  if (queue[0] !== question) return;
+  const [image, beside] = await picture(question);
+  if (turn !== turns) return;
   view.figure.replaceChildren(image);
+  view.second.hidden = !beside;
+  view.beside.replaceChildren(...(beside ? [beside] : []));
+  view.caption.textContent = beside ? question.caption : "";
   requestAnimationFrame(() => {
-    if (queue[0] !== question) return;
+    if (turn !== turns || queue[0] !== question) return;
     shownAt = performance.now();
     root.dataset.shown = question.id;
     say(`Question ${question.position}. Does the label ${question.label} apply? ${question.gloss ?? ""}`);
-    setTimeout(() => queue[0] === question && !busy && enable(true), settings.minimum_dwell_ms);
+    setTimeout(() => turn === turns && queue[0] === question && !busy && enable(true), settings.minimum_dwell_ms);
   });
   decodeAhead();
 }
@@ -210,10 +234,12 @@ function note(title, text, action, then) {
 }
 
 function zoom(on, x = 50, y = 50) {
-  view.figure.classList.toggle("zoomed", on);
   view.zoom.setAttribute("aria-pressed", String(on));
-  view.figure.style.setProperty("--x", `${x}%`);
-  view.figure.style.setProperty("--y", `${y}%`);
+  for (const panel of [view.figure, view.beside]) {
+    panel.classList.toggle("zoomed", on);
+    panel.style.setProperty("--x", `${x}%`);
+    panel.style.setProperty("--y", `${y}%`);
+  }
 }
 
 // Answering --------------------------------------------------------------------------------------------------
@@ -512,14 +538,24 @@ document.addEventListener("keydown", (event) => {
 for (const button of Object.values(view.buttons)) button.addEventListener("click", () => answer(button.dataset.answer));
 view.undo.addEventListener("click", undo);
 view.zoom.addEventListener("click", () => zoom(!view.figure.classList.contains("zoomed")));
-view.figure.addEventListener("click", (event) => {
-  const box = view.figure.getBoundingClientRect();
-  zoom(!view.figure.classList.contains("zoomed"), (100 * (event.clientX - box.left)) / box.width, (100 * (event.clientY - box.top)) / box.height);
-});
-view.figure.addEventListener("pointermove", (event) => {
-  if (!view.figure.classList.contains("zoomed")) return;
-  const box = view.figure.getBoundingClientRect();
-  zoom(true, (100 * (event.clientX - box.left)) / box.width, (100 * (event.clientY - box.top)) / box.height);
+for (const panel of [view.figure, view.beside]) {
+  const zoomAt = (on, event) => {
+    const box = panel.getBoundingClientRect();
+    zoom(on, (100 * (event.clientX - box.left)) / box.width, (100 * (event.clientY - box.top)) / box.height);
+  };
+  panel.addEventListener("click", (event) => zoomAt(!panel.classList.contains("zoomed"), event));
+  panel.addEventListener("pointermove", (event) => panel.classList.contains("zoomed") && zoomAt(true, event));
+}
+// What was answered goes out first: whoever has stopped may not be able to send it any more.
+document.querySelector("a.stop")?.addEventListener("click", async (event) => {
+  event.preventDefault();
+  for (let attempt = 0; attempt < 50; attempt += 1) {
+    if (!outbox || (await outbox.items()).length === 0) return location.assign("/stop");
+    send();
+    await new Promise((wake) => setTimeout(wake, 100));
+  }
+  note("Your answers are not sent yet", "There is no connection. They are kept in this browser; try again later.", "Go on", show);
+  return undefined;
 });
 window.addEventListener("online", () => {
   failures = 0;

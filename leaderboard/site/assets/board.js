@@ -35,7 +35,7 @@
         low = Math.min(low, value + (metric.l ? metric.l[row] : 0));
         high = Math.max(high, value + (metric.h ? metric.h[row] : 0));
       });
-      return low < high ? [low, high] : [low - 1, low + 1];
+      return low < high ? [low, high] : low === Infinity ? [0, 1e4] : [low - 1, low + 1];
     };
     // Accuracies stand on a scale that is logarithmic in the error, as in the picture above the table.
     const error = (value) => -Math.log(Math.max(1 - value / 1e4, 1e-4));
@@ -52,16 +52,18 @@
     ];
     const ranges = {};
     for (const metric of data.metrics) {
-      const range = span([metric]);
+      // What few entries have would fill its whole range: people's agreement stands between 0 and 100 %.
+      const range = metric.absent && metric.group === "people" ? [0, 1e4] : span([metric]);
       columns.push({ key: metric.k, metric, label: metric.k === "top1" ? "Top-1" : metric.k === "real_accuracy" ? "People accept" : metric.k === "accepted_mistakes" ? "Wrong, yet accepted" : metric.short, long: metric.label, about: metric.about, group: (data.trackNames.find((t) => t[0] === metric.track) || ["", metric.track])[1], first: metric.less ? 1 : -1, num: true, value: (r) => metric.v[r], csv: (r) => metricCsv(metric, r), cell: (r) => {
-        if (metric.v[r] === null) return dash;
+        if (metric.v[r] === null) return metric.absent ? `<span class="quiet">${escape(metric.absent)}</span>` : dash;
         const strong = metric.group === "people";
         let html = strong ? `<b class="people">${shown(metric, r)}</b>` : shown(metric, r);
         if (metric.l) {
-          const at = metric.unit === "fraction" && metric.k !== "accepted_mistakes" && (metric.group === "people" || metric.group === "label") ? onError : place;
+          const at = metric.unit === "fraction" && metric.k !== "accepted_mistakes" && !metric.absent && (metric.group === "people" || metric.group === "label") ? onError : place;
           const low = at(range, metric.v[r] + metric.l[r]), high = at(range, metric.v[r] + metric.h[r]);
           html += `<span class="ci${strong ? " people" : ""}"><i style="left:${low}%;width:${(high - low).toFixed(1)}%"></i></span><span class="hidden">, interval ${shown(metric, r, metric.v[r] + metric.l[r])} to ${shown(metric, r, metric.v[r] + metric.h[r])}</span>`;
         }
+        if (metric.raters && metric.raters[r]) html += `<span class="sub">${metric.raters[r].toLocaleString("en")} raters</span>`;
         return html;
       } });
       ranges[metric.k] = range;
@@ -91,13 +93,15 @@
     plain("family", "Family", (r) => data.families[data.family[r]], escape, { text: true });
     plain("status", "Status", (r) => word(data.status, r), escape, { text: true });
     plain("tracks", "Tracks", (r) => data.trackNames.filter((_, at) => data.tracks[r] & (1 << at)).map((t) => t[1]).join(", "), escape, { text: true });
+    const agreement = byKey["robustness.agreement_none"];
+    const rated = agreement && agreement.v.some((value) => value !== null) ? [agreement.k] : [];
     const options = (words) => [...new Set(words)].sort().map((w) => [w, w[0].toUpperCase() + w.slice(1)]);
     const all = [...Array(rows).keys()];
     return {
       rows, columns, main, noun: ["model", "models"], file: "leaderboard", name: (r) => data.name[r], slug: (r) => data.slug[r], compare: true,
       apart: "Not ranked: scored on a sample, superseded, withdrawn or incomplete",
       haystack: (r) => `${data.name[r]} ${data.slug[r]} ${data.families[data.family[r]]} ${data.year[r]}`.toLowerCase(),
-      usual: narrow ? ["top1", "real_accuracy", "moved"] : ["top1", "track", "real_accuracy", "moved", "accepted_mistakes", "mla", "parameters"],
+      usual: narrow ? ["top1", "real_accuracy", "moved"] : ["top1", "track", "real_accuracy", "moved", "accepted_mistakes", "mla", ...rated, "parameters"],
       sort: ["rank", 1],
       filters: [
         { key: "family", label: "Family", options: data.families.map((f) => [f, f]), test: (r, v) => data.families[data.family[r]] === v },

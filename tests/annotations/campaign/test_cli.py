@@ -279,3 +279,20 @@ def test_help_imports_no_torch_and_no_database() -> None:
         "assert not {'torch', 'sqlalchemy', 'fastapi', 'timm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_studies_are_made_and_answered_elsewhere(tmp_path: Path, pairs: Path) -> None:
+    from tests.annotations.study.studies import make_study
+
+    (tmp_path / "c.yaml").write_text("arms: [none, feature]\n")
+    with pytest.raises(BeyondError, match="arms: a study in arms is made with beyond study create"):
+        run("create", "--pairs", pairs, "--images", "sample", "--config", tmp_path / "c.yaml")
+    make_study(tmp_path / "study").close()
+    for kind in ("label-studio", "mturk"):
+        with pytest.raises(BeyondError, match="answer in the app alone"):
+            run("export", "--db", tmp_path / "study", "--out", tmp_path / "out", "--format", kind)
+    work_through(tmp_path / "study" / "campaign.db")
+    shown = run("status", "--db", tmp_path / "study").output
+    assert "votes      12 of 72 (16.7%)" in shown  # of two raters in each of three arms
+    assert shown.count("0 of 2 raters done, 0 came") == 2
+    assert shown.count("1 of 2 raters done, 1 came") == 1

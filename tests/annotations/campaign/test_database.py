@@ -117,7 +117,7 @@ def test_a_campaign_of_the_first_schema_goes_on_with_all_its_answers(url: str, c
     database.close()
 
     store = Store.open(url, clock=clock)
-    assert store.database.revision() == "0002"
+    assert store.database.revision() == "0003"
     assert store.check() == []
     assert len(store.votes().answer) == 4
     # Latest first, by the time of the answer and not by the place of the question.
@@ -134,6 +134,82 @@ def test_a_campaign_of_the_first_schema_goes_on_with_all_its_answers(url: str, c
     assert store.check() == []
     with pytest.raises(sa.exc.DBAPIError, match="only ever added"):
         store.database.transact(lambda c: c.execute(sa.text("DELETE FROM events")))
+    store.close()
+
+
+def test_a_campaign_in_arms_of_the_second_schema_goes_on(url: str, clock: Clock) -> None:
+    """A database as it was before a picture could be shown beside an image, in the midst of its work."""
+    database = Database(parse_url(url))
+    database.migrate("0002")
+    plain = {"practice_questions": 0, "qualification_questions": 0, "gold_rate": 0.0}
+    config = CampaignConfig.model_validate(plain | {"votes": 2, "accept_at": 2, "arms": ("none", "example")})
+
+    def fill(connection: sa.Connection) -> None:
+        run = connection.execute
+        run(
+            sa.text(
+                "INSERT INTO campaign (id, name, created_at, config, salt, key)"
+                " VALUES (1, 'old', 0, :c, :s, :k)"
+            ),
+            {"c": config.model_dump_json(exclude={"study"}), "s": b"s" * 32, "k": b"k" * 32},
+        )
+        for i in (1, 2):
+            run(
+                sa.text("INSERT INTO images (id, image_id, path, original_label) VALUES (:i, :n, :n, 3)"),
+                {"i": i, "n": f"i{i}"},
+            )
+            for at, arm in enumerate(("none", "example")):
+                answered = i == 1 and arm == "example"
+                run(
+                    sa.text(
+                        "INSERT INTO questions (id, image_ref, class_index, arm, role, explanation, reason,"
+                        " priority, rank, sampling_probability, wanted, counted, leased, yes, no, maybe,"
+                        " is_open) VALUES (:i, :r, 7, :a, 'work', '', '', 0, :i, 1, 2, :n, 0, :n, 0, 0, :o)"
+                    ),
+                    {"i": 2 * i + at, "r": i, "a": arm, "n": int(answered), "o": True},
+                )
+        run(
+            sa.text(
+                "INSERT INTO raters (id, pseudonym, role, label, stage, arm, created_at, answered, position,"
+                " attempt, gold_seen, gold_right, pause_reason, sequence)"
+                " VALUES (1, 'r-1', 'rater', '', 'work', 'example', 0, 1, 1, 1, 0, 0, '', 1)"
+            )
+        )
+        run(
+            sa.text(
+                "INSERT INTO assignments (token, question_ref, rater_ref, purpose, attempt, position, state,"
+                " leased_at, expires_at, answer, answered_at, response_ms, counted, flag, sequence)"
+                " VALUES ('token-of-1-3-000000000', 3, 1, 'work', 1, 1, 'answered', 0, 9, 'yes', 5, 500, :t,"
+                " '', 1)"
+            ),
+            {"t": True},
+        )
+        run(
+            sa.text(
+                "INSERT INTO events (at, kind, rater_ref, question_ref, client_key, answer, detail)"
+                " VALUES (5, 'answer', 1, 3, 'key-1-3-long', 'yes', '')"
+            )
+        )
+        if not database.is_sqlite:
+            for name in ("images", "questions", "raters"):
+                run(sa.text(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), max(id)) FROM {name}"))
+
+    database.transact(fill)
+    database.close()
+    store = Store.open(url, clock=clock)
+    assert store.database.revision() == "0003"
+    assert store.check() == []
+    assert [(one.rater, one.arm, one.answer) for one in store.given()] == [("r-1", "example", "yes")]
+    assert {one.beside for one in store.asked()} == {""}
+    held = store.questions(1, 8).questions
+    assert [(q.arm, q.has_beside) for q in held] == [("example", False)]
+    picture = store.picture(1, held[0].token)
+    assert picture is not None
+    assert (picture.image_id, picture.beside) == ("i2", "")
+    person = Person(store)
+    assert person.answer(held[0].token) == "unknown-question"
+    assert store.submit(1, [person.item(held[0].token)])[0].status == "recorded"
+    assert store.check() == []
     store.close()
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 from annotations.errors import BeyondError
 from annotations.study.analysis import Responses, bootstrap, compare_arms, gee, holm, interval, permutation_p
@@ -147,6 +150,19 @@ def test_same_answers_same_report_in_any_order() -> None:
     )
 
 
+def test_memory_does_not_grow_with_resamples() -> None:
+    """But for the means themselves: 24 bytes a resample."""
+    responses = simulate(Plan((0.4, 0.5, 0.5), raters=40, items=60), np.random.default_rng(0))
+    peaks = []
+    for resamples in (1_000, 8_000):
+        tracemalloc.start()
+        bootstrap(responses, resamples=resamples)
+        permutation_p(responses, [(1, 0)], permutations=resamples)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] <= 24 * 7_000 + 20_000
+
+
 # Edges ------------------------------------------------------------------------------------------------------
 
 
@@ -168,11 +184,34 @@ def test_raters_who_say_yes_to_all() -> None:
         gee(_long([[[1.0, 1.0]] * 3, [[1.0, 1.0]] * 3]))
 
 
+def test_what_cannot_be_told_is_left_out() -> None:
+    one_rater = compare_arms(_long([[[1.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]]), resamples=200)
+    assert [share.value for share in one_rater.shares] == [0.5, 0.25]
+    assert np.isnan(one_rater.shares[0].low)
+    assert one_rater.shares[0].method == "none"
+    assert one_rater.shares[1].low <= 0.25 <= one_rater.shares[1].high
+    assert one_rater.contrasts == ()
+    empty = compare_arms(_long([[[1.0]], []]), resamples=200)
+    assert [share.answers for share in empty.shares] == [1, 0]
+    assert empty.contrasts == ()
+
+
+def test_equal_answers_do_not_make_an_interval_of_no_width() -> None:
+    """The exact interval of as many answers as there are raters, and Newcombe's of the difference."""
+    found = compare_arms(_long([[[1.0] * 40] * 8, [[0.0] * 40] * 8]), resamples=100, permutations=400)
+    low, high = proportion_confint(8, 8, method="beta")
+    assert found.shares[0].method == "exact"
+    assert (found.shares[0].low, found.shares[0].high) == pytest.approx((low, 1.0))
+    low, high = proportion_confint(0, 8, method="beta")
+    assert (found.shares[1].low, found.shares[1].high) == pytest.approx((0.0, high))
+    contrast = found.contrasts[0]
+    assert contrast.method == "hybrid score"
+    assert contrast.high == pytest.approx(-1 + np.hypot(high, high))
+    assert contrast.value == contrast.low + 0 == -1.0
+
+
 def test_bad_input_gets_one_line() -> None:
-    one_rater = _long([[[1.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]])
     for attempt, words in (
-        (lambda: compare_arms(one_rater), "one rater"),
-        (lambda: compare_arms(_long([[[1.0]], []])), "needs two"),
         (lambda: Responses(np.array([0, 0]), np.array([0, 0]), np.ones(2), np.array([0]), 1), "twice"),
         (lambda: Responses(np.array([0]), np.array([2]), np.ones(1), np.array([0]), 1), "item"),
         (lambda: Responses(np.array([0]), np.array([0]), np.array([2.0]), np.array([0]), 1), r"\[0, 1\]"),

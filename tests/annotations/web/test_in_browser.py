@@ -24,6 +24,7 @@ from annotations.campaign.pictures import Pictures
 from annotations.campaign.store import Store
 from annotations.campaign.types import NewGold, NewImage, NewPair, Role
 from annotations.web.app import create_app
+from tests.annotations.study.studies import make_study
 from tests.browser import open_browser
 
 ANSWERS = ("no", "maybe", "yes")
@@ -75,13 +76,16 @@ class Campaign:
         self.start()
 
     def start(self) -> None:
-        app = create_app(self.store, Pictures(self.folder / "images"))
+        app = create_app(self.store, self.pictures())
         config = uvicorn.Config(app, host="127.0.0.1", port=self.port, log_level="critical", lifespan="off")
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
         while not self.server.started:
             time.sleep(0.02)
+
+    def pictures(self) -> Pictures:
+        return Pictures(self.folder / "images")
 
     def stop(self) -> None:
         self.server.should_exit = self.server.force_exit = True
@@ -307,6 +311,35 @@ def test_a_reload_in_mid_question_asks_the_same_again(
     assert page.inner_text(".label") == label
 
 
+def test_who_stops_sends_what_they_answered_first(
+    campaign: Callable[..., Campaign], watch: Callable[..., Watched]
+) -> None:
+    here = campaign(pairs=12)
+    watched = watch(here)
+    page = watched.page()
+    enter(page, here)
+    page.wait_for_load_state("networkidle")
+    watched.context.set_offline(True)
+    for _ in range(2):
+        press(page, "y")
+    page.wait_for_selector("text=2 answers kept here")
+    page.click("a.stop")
+    page.wait_for_selector("text=Your answers are not sent yet")
+    go_on(page)
+    watched.context.set_offline(False)
+    page.click("a.stop")
+    page.wait_for_url(f"{here.address}/stop")
+    no_serious_violation(page)
+    assert len(here.answers()) == 2
+    page.get_by_role("button", name="Stop").click()
+    page.wait_for_url(f"{here.address}/thanks")
+    assert "You stopped after 2 questions" in page.inner_text("main")
+    no_serious_violation(page)
+    page.click("a.go")
+    page.wait_for_url(f"{here.address}/work")
+    shown(page)
+
+
 def test_two_tabs_take_turns(campaign: Callable[..., Campaign], watch: Callable[..., Watched]) -> None:
     here = campaign(pairs=12)
     watched = watch(here)
@@ -427,6 +460,63 @@ def test_on_a_phone_by_touch(campaign: Callable[..., Campaign], watch: Callable[
     shown(page, other_than=token)
     saved(page)
     assert list(here.answers().values()) == ["yes"]
+
+
+class Study(Campaign):
+    """The same, of a study in three arms."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = make_study(folder / "study", settings={"name": "Made-up study"})
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def pictures(self) -> Pictures:
+        return Pictures(self.folder / "study" / "pack", exact=True)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Iterator[Study]:
+    here = Study(tmp_path)
+    yield here
+    here.stop()
+    here.store.close()
+
+
+@pytest.mark.parametrize(("width", "height", "scheme"), [(375, 667, "dark"), (1280, 800, "light")])
+def test_all_arms_of_a_study_show_the_photograph_as_large(
+    study: Study, watch: Callable[..., Watched], width: int, height: int, scheme: str
+) -> None:
+    seen: list[tuple[int, float, float]] = []
+    for _ in range(3):
+        page = watch(study, viewport={"width": width, "height": height}, color_scheme=scheme).page()
+        enter(page, study)
+        page.wait_for_selector(".answer.yes:not([disabled])")
+        no_serious_violation(page)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        boxes = [image.bounding_box() for image in page.locator(".picture img").all()]
+        sizes = [(box["width"], box["height"]) for box in boxes if box is not None]
+        assert len(sizes) == len(boxes)
+        assert all(abs(a - sizes[0][0]) < 1 and abs(b - sizes[0][1]) < 1 for a, b in sizes)
+        seen.append((len(sizes), *sizes[0]))
+        for answer in ("yes", "no"):
+            box = page.locator(f".answer.{answer}").bounding_box()
+            assert box is not None
+            assert box["y"] + box["height"] <= height
+        assert page.locator(".answer.maybe").is_hidden()
+        page.keyboard.press("z")
+        assert page.locator(".picture.zoomed").count() == 2
+        page.keyboard.press("Escape")
+        page.keyboard.press("m")  # is no answer here
+        page.keyboard.press("y")
+        page.wait_for_selector(".feedback:not([hidden])")
+        no_serious_violation(page)
+    assert sorted(number for number, *_ in seen) == [1, 2, 2]
+    assert min(min(size) for _, *size in seen) >= 150
+    assert max(abs(a - seen[0][1]) for _, a, _ in seen) < 1
 
 
 def test_the_dashboard_shows_decides_and_invites(

@@ -191,3 +191,21 @@ def test_pages_hold_no_inline_script_or_style(rater: Visitor) -> None:
         assert " style=" not in page
         assert " onclick=" not in page
         assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_rater_stops_and_goes_on_another_day(make_store: MakeStore) -> None:
+    store = make_store(prolific={"completion_code": "CODE1234"})
+    visitor = Visitor(store).enter()
+    for question in visitor.questions(3):
+        visitor.answer(question["id"])
+    visitor.questions(4)
+    assert "go on another time" in visitor.get("/stop").text
+    assert visitor.form("/stop").headers["location"] == "/thanks"
+    thanks = visitor.get("/thanks").text
+    assert "You stopped after 3 questions" in thanks
+    assert "CODE1234" not in thanks  # that is for who has answered all
+    assert store.status().coverage.in_flight == 0
+    assert store.check() == []
+    assert visitor.get("/").headers["location"] == "/work"
+    assert len(visitor.questions(4)) == 4
+    assert not store.has_stopped(store.person(visitor.http.cookies["session"]).rater_id)  # type: ignore[union-attr]

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page
 from benchmark.report.page import render_page
 from benchmark.scorecard import Scorecard
 from tests.benchmark.report import made_up
+from tests.benchmark.report.test_agreement import rated
 from tests.benchmark.report.test_criticism import criticized, only
 from tests.benchmark.report.test_robustness import attacked
 from tests.browser import open_browser
@@ -49,7 +50,7 @@ def open_page(
     return page, trouble
 
 
-@pytest.mark.parametrize("name", ["full", "tiny", "bare", "hostile", "attacked", "criticized"])
+@pytest.mark.parametrize("name", ["full", "tiny", "bare", "hostile", "attacked", "rated", "criticized"])
 def test_page_is_quiet_and_fits(browser: Browser, tmp_path: Path, name: str) -> None:
     cards = {
         "full": made_up.full(),
@@ -57,6 +58,7 @@ def test_page_is_quiet_and_fits(browser: Browser, tmp_path: Path, name: str) -> 
         "bare": made_up.bare(),
         "hostile": made_up.full(name=HOSTILE, class_prefix=HOSTILE + "W" * 120, spec=HOSTILE),
         "attacked": attacked(message=HOSTILE + "W" * 120),
+        "rated": rated(title=HOSTILE + "W" * 80, made_up=True),
         "criticized": only(criticized(says=HOSTILE + "W" * 120)),
     }
     for scheme in ("light", "dark"):
