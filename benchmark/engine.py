@@ -1,7 +1,7 @@
 """The local engine: one process, one device. Classifier and images in, records out.
 
-Images are decoded ahead in worker processes while the device computes, a GPU is given its next batch before the
-last one is fetched, and parts are written in a thread (`benchmark.parts`).
+Images are decoded ahead in worker processes while the device computes, a GPU is given its next batch before
+the last one is fetched, and parts are written in a thread (`benchmark.parts`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run. None of it but `precision` changes a prediction, but for rounding in the last digits of a logit.
+    """How to run. All but `precision` changes nothing but the last digits of a logit.
 
     Attributes:
         batch_size: Images a forward pass; halved, with a line saying so, when memory runs out.
@@ -119,7 +119,7 @@ def score_chunks(
     *,
     skip_errors: bool = False,
     transform: Callable[[Pixels], Pixels] | None = None,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Part]:
     """Decode and classify the images of parts, in order.
 
@@ -271,8 +271,8 @@ class Forward:
             best, values, logsumexp, finite = fetch()
             if not finite.all():
                 raise BeyondError(
-                    f"{self.name} gives NaN or infinite logits on image {image_ids[int(np.argmin(finite))]!r}; "
-                    "see: beyond validate"
+                    f"{self.name} gives NaN or infinite logits on image "
+                    f"{image_ids[int(np.argmin(finite))]!r}; see: beyond validate"
                 )
             return best, values, logsumexp
 
@@ -333,10 +333,10 @@ class DirectTransfer:
 
 
 class PinnedTransfer:
-    """Copies from and to page-locked memory beside the computation, so that the device never waits for the host.
+    """Copies from and to page-locked memory beside the computation, so that the device never waits.
 
-    One batch is computed while the next is copied; its answer is waited for only when the one after it is on its
-    way. Pixels travel as uint8, a quarter of what floats take.
+    One batch is computed while the next is copied; its answer is waited for only when the one after it is on
+    its way. Pixels travel as uint8, a quarter of what floats take.
     """
 
     ahead = 1
@@ -360,7 +360,7 @@ class PinnedTransfer:
         here = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
         for target, source in zip(here, tensors):
             target.copy_(source, non_blocking=True)
-        copied = torch.cuda.Event()
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record(torch.cuda.current_stream(self._device))
 
         def fetch() -> list[npt.NDArray[Any]]:

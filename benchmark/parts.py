@@ -1,7 +1,7 @@
 """Parts of a run: which images are in which, what came of them, and writing them down. Needs no torch.
 
-The plan depends on the image set and the batch size alone, never on the engine or the worker, so that a run that
-was killed and goes on, here or on other machines, makes the records it would have made.
+The plan depends on the image set and the batch size alone, never on the engine or the worker, so that a run
+that was killed and goes on, here or on other machines, makes the records it would have made.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from benchmark.images import Chunk, ImageSet
 from benchmark.records import Predictions
 
 IMAGES_PER_PART = 256
+
+COMPARED = 256
+"""Images on which a lower precision is compared with float32."""
 
 Ranked = tuple[npt.NDArray[np.int16], npt.NDArray[np.float32], npt.NDArray[np.float32]]
 

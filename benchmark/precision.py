@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,10 +10,7 @@ import numpy as np
 from benchmark.classifier import Classifier
 from benchmark.decoding import Decoder
 from benchmark.engine import Forward, Settings
-from benchmark.images import Handle, ImageSet, StreamedImageSet
-from benchmark.statistics import wilson
-
-IMAGES = 256
+from benchmark.images import Handle
 
 
 @dataclass(frozen=True)
@@ -31,38 +27,16 @@ class Changes:
     changed: int
     logit_error: float
 
-    def line(self, precision: str) -> str:
-        """One line for the user."""
-        if not self.images:
-            return f"{precision}: no image could be read to compare it with float32"
-        low, high = wilson(self.changed, self.images)
-        return (
-            f"{precision} changes {self.changed} of {self.images} predictions against float32 "
-            f"({100 * self.changed / self.images:.1f} %, 95 % interval {100 * float(low):.1f} to "
-            f"{100 * float(high):.1f} %; largest difference of a logit {self.logit_error:.2g})"
-        )
 
+def count_changes(classifier: Classifier, handles: Sequence[Handle], settings: Settings) -> Changes:
+    """Predict images in float32 and in the precision of `settings`, and count what differs.
 
-def count_changes(classifier: Classifier, images: ImageSet, settings: Settings) -> Changes:
-    """Predict `IMAGES` images in float32 and in the precision of `settings`, and count what differs.
-
-    The images are spread evenly over the set; of a stream, they are its first. Unreadable ones are left out.
+    Args:
+        classifier: The model.
+        handles: The images, e.g. `ImageSet.spread(COMPARED)`. Unreadable ones are left out.
+        settings: How it runs.
     """
-    return compare(classifier, sample(images), settings)
-
-
-def sample(images: ImageSet) -> list[Handle]:
-    """The images that are compared."""
-    if isinstance(images, StreamedImageSet):
-        handles = (handle for chunk in images.chunks(IMAGES) for handle in chunk.handles)
-        return list(itertools.islice(handles, IMAGES))
-    rows = np.unique(np.linspace(0, len(images) - 1, IMAGES).round().astype(int))
-    return [images.handle(i) for i in rows.tolist()]
-
-
-def compare(classifier: Classifier, handles: list[Handle], settings: Settings) -> Changes:
-    """The comparison on given images."""
-    silent: Callable[[str], None] = lambda line: None  # noqa: E731 - what memory says is said when scoring
+    silent: Callable[[str], None] = lambda _: None  # noqa: E731 - what memory says is said when scoring
     whole = replace(settings, precision="float32", compile=False)
     reference, other = (Forward(classifier, how, silent) for how in (whole, replace(settings, compile=False)))
     size = settings.batch_size
@@ -73,9 +47,7 @@ def compare(classifier: Classifier, handles: list[Handle], settings: Settings) -
         for batch in decoder.batches(groups):
             if not len(batch):
                 continue
-            exact, rough = (
-                forward(batch.pixels, batch.image_ids) for forward in (reference, other)
-            )
+            exact, rough = (forward(batch.pixels, batch.image_ids) for forward in (reference, other))
             n += len(batch)
             changed += int((exact[0][:, 0] != rough[0][:, 0]).sum())
             error = max(error, float(np.abs(_by_class(exact) - _by_class(rough)).max()))

@@ -304,7 +304,7 @@ def run_verification(
 
     import torch
 
-    from benchmark.cli.score import choose_device, default_workers, device_name
+    from benchmark.devices import choose_device, default_workers, device_name
     from benchmark.models import load
 
     place = choose_device(device)

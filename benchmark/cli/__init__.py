@@ -94,15 +94,18 @@ def main(argv: list[str] | None = None) -> None:
         # The reader of a pipe (head, less) left; nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except BeyondError as error:
-        _fail(str(error), error.exit_code)
-    except OSError as error:
-        _fail(_os_error(error), 2)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a user never sees a traceback
-        _fail(
-            f"internal error: {type(error).__name__}: {error} (BEYOND_DEBUG=1 shows where; please report it)",
-            3,
-        )
+        code = error.exit_code if isinstance(error, BeyondError) else 2 if isinstance(error, OSError) else 3
+        _fail(explain(error), code)
+
+
+def explain(error: Exception) -> str:
+    """One line for the user: what is wrong, and what to do."""
+    if isinstance(error, BeyondError):
+        return str(error)
+    if isinstance(error, OSError):
+        return _os_error(error)
+    return f"internal error: {type(error).__name__}: {error} (BEYOND_DEBUG=1 shows where; please report it)"
 
 
 def _fail(message: str, code: int) -> None:
