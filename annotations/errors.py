@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class BeyondError(Exception):
     """A problem the user can act on.
@@ -17,3 +19,19 @@ class CheckFailedError(BeyondError):
     """A check ran to its end and its verdict is no."""
 
     exit_code = 1
+
+
+def user_path(text: str) -> Path:
+    """The path that a person named, `~` resolved.
+
+    Raises:
+        BeyondError: It can be no path on this system.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long; nobody's home; a NUL in it
+        raise BeyondError(
+            f"{text[:80]!r} cannot be a path ({getattr(error, 'strerror', None) or error}); check it"
+        ) from None
+    return path

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from annotations.classes import NUM_CLASSES
 from annotations.errors import BeyondError
+from annotations.tables import read_parquet
 
 JUDGEMENTS_FILE = "judgements.parquet"
 IMAGES_FILE = "images.parquet"
@@ -48,6 +49,15 @@ IMAGES_SCHEMA = pa.schema(
         ("closed_world", pa.bool_()),
     ]
 )
+# As a person or another tool may write them: wider, so that a class out of range is named as such.
+FOREIGN_TYPES: dict[str, dict[str, pa.DataType]] = {
+    name: {
+        field.name: pa.int64() if pa.types.is_integer(field.type) else field.type
+        for field in schema
+        if not pa.types.is_boolean(field.type)
+    }
+    for name, schema in ((JUDGEMENTS_FILE, JUDGEMENTS_SCHEMA), (IMAGES_FILE, IMAGES_SCHEMA))
+}
 
 
 class Verdict(IntEnum):
@@ -287,12 +297,8 @@ class LabelSets:
             contents.append((folder / name).read_bytes())
         frames = []
         for name, content in zip((JUDGEMENTS_FILE, IMAGES_FILE), contents):
-            try:
-                frames.append(pq.read_table(pa.BufferReader(content)).to_pandas())
-            except (pa.ArrowException, OSError) as error:
-                raise BeyondError(
-                    f"{folder / name} is not a readable Parquet file ({error}); get it again"
-                ) from error
+            types = FOREIGN_TYPES[name]
+            frames.append(read_parquet(content, types, where=str(folder / name)).to_pandas())
         revision = revision or content_revision(*contents)
         return cls.from_tables(frames[0], frames[1], source=source, revision=revision)
 

@@ -257,10 +257,7 @@ def finished_ids(run: Path) -> tuple[set[str], list[Path]]:
     for kind in (records.PREDICTIONS, records.SKIPPED):
         for path in records.part_paths(run / kind):
             if records.part_is_sound(path):
-                table = read_parquet(
-                    path, {"image_id": pa.string()}, columns=["image_id"], filled=["image_id"]
-                )
-                done.update(table["image_id"].to_pylist())
+                done.update(_ids_in(path))
             else:
                 damaged.append(records.quarantine(path))
     return done, damaged

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, user_path
 
 try:
     import alembic.command
@@ -44,10 +44,10 @@ def parse_url(text: str) -> URL:
         BeyondError: It is neither SQLite nor PostgreSQL.
     """
     if "://" not in text:
-        return URL.create("sqlite", database=str(Path(text).expanduser()))
+        return URL.create("sqlite", database=str(user_path(text)))
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise BeyondError(
             "--db is no database URL; for example campaign.db or postgresql://host/name"
         ) from None
