@@ -1,8 +1,8 @@
 """The Ray engine: the parts of a run, made by workers on one machine or many. Needs the extra `ray`.
 
-Workers are actors that keep their models (`benchmark.ray_worker`). The driver hands out parts, writes what comes
-back exactly as the local engine does, and needs no torch. What a lost worker had in hand is given to another.
-Several models share the workers: each takes a model of its own while there are some, then helps with the rest.
+Workers are actors that keep their models (`benchmark.ray_worker`). The driver hands out parts, writes what
+comes back exactly as the local engine does, and needs no torch. What a lost worker had in hand is given to
+another. Several models share the workers: each takes a model of its own while there are some, then helps.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib
 import os
 import secrets
 import shutil
+import socket
 import statistics
 import tempfile
 import time
@@ -539,6 +540,21 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
+def _knock(address: str) -> None:
+    """Find out at once that nobody answers: Ray itself tries for minutes.
+
+    Raises:
+        ConnectionError: Nobody does.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in host or not port.isdigit():
+        return  # auto, or an address of another kind
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(f"nobody answers there: {error}") from error
+
+
 @contextmanager
 def connected(where: RaySettings, how: WorkerSettings) -> Iterator[Any]:
     """Ray, connected to a cluster; one that is started here ends with the block. Yields the module `ray`.
@@ -566,6 +582,7 @@ def connected(where: RaySettings, how: WorkerSettings) -> Iterator[Any]:
     folder = None
     try:
         if where.address is not None:
+            _knock(where.address)
             ray.init(address=where.address, **quiet)
         else:
             # Paths of sockets must be short.
