@@ -382,7 +382,8 @@ class Pool:
                 given += 1
         for state in states:
             state.hands.pop(hand, None)
-        others = f"; {given} part{'' if given == 1 else 's'} in its hands go to others" if given else ""
+        parts = "the part in its hands goes" if given == 1 else f"the {given} parts in its hands go"
+        others = f"; {parts} to others" if given else ""
         self._warn(f"a worker was lost ({reason}){others}")
         self._spawn()
 

@@ -1,4 +1,4 @@
-"""The Ray engine on a real cluster of two machines, which are processes here: records are the local engine's."""
+"""The Ray engine on a cluster of two machines, which are processes here: records are the local engine's."""
 
 from __future__ import annotations
 
@@ -141,6 +141,35 @@ def test_driver_killed_then_machine_lost_and_a_model_fails_yet_the_run_is_the_lo
     assert json.loads((run / "run.json").read_text())["environment"]["engine"] == "ray"
 
 
+@pytest.mark.shared
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_lite0_on_four_workers_of_two_machines_of_which_one_is_lost(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    images = shared_data / "ilsvrc-val-sample"
+    options = ("efficientnet-lite0", "--images", images, "--annotations", "real,mla")
+    alike = ("--threads", "1", "--batch-size", "16", "--out", tmp_path / "local")
+    main([str(argument) for argument in ("score", *options, *alike)])
+    machines = TwoMachines()
+    try:
+        place = ("--ray-address", machines.address, "--ray-workers", "4")
+        process = start(*options, *place, "--out", tmp_path / "ray")
+        # All four have parts in hand when the first one of them is written.
+        wait_for_parts(process, tmp_path / "ray", 1)
+        machines.lose_one()
+        _, said = process.communicate(timeout=600)
+    finally:
+        machines.cluster.shutdown()
+    assert process.returncode == 0, said
+    assert "to others" in said
+    assert names(tmp_path / "ray") == names(tmp_path / "local")
+    scorecards = [(tmp_path / engine / "scorecard.json").read_bytes() for engine in ("local", "ray")]
+    assert scorecards[0] == scorecards[1]
+    assert json.loads(scorecards[0])["images"]["n"] == 878
+
+
 def test_ray_started_here_is_quiet_and_leaves_nothing_when_interrupted(
     model: str, images: Path, local: Path, tmp_path: Path
 ) -> None:
@@ -154,7 +183,10 @@ def test_ray_started_here_is_quiet_and_leaves_nothing_when_interrupted(
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said == "error: interrupted; what was finished is kept, and the same command goes on from there\n"
+    assert (
+        said.strip()
+        == "error: interrupted; what was finished is kept, and the same command goes on from there"
+    )
     assert set(names(tmp_path / "run")) <= set(names(local))
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     deadline = time.monotonic() + 20
@@ -181,7 +213,8 @@ def test_without_ray_one_line_says_what_to_install(
 
 def test_nothing_imports_ray_unless_asked_and_its_driver_needs_no_torch() -> None:
     code = (
-        "import sys; import benchmark.cli.score, benchmark.engine, benchmark.engine_ray, benchmark.ray_worker\n"
+        "import sys; import benchmark.cli.score, benchmark.engine\n"
+        "import benchmark.engine_ray, benchmark.ray_worker\n"
         "assert 'ray' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -15,7 +15,7 @@ from tests.benchmark.synthetic import jpeg, write_user_model
 
 MIB = 2**20
 
-# `beyond score`, noting the resident size of the process with each part that it writes, and its peak at the end.
+# `beyond score`, noting the resident size of its process with each part that it writes, and the peak.
 WATCHED = textwrap.dedent(
     """
     import json, resource, sys
