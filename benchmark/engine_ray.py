@@ -8,6 +8,7 @@ another. Several models share the workers: each takes a model of its own while t
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import secrets
 import shutil
@@ -26,7 +27,7 @@ from typing import Any, Literal
 from annotations.errors import BeyondError
 from benchmark.engine_settings import Loaded, WorkerSettings
 from benchmark.images import Chunk, Handle, ImageSet, StreamedImageSet
-from benchmark.parts import COMPARED, Part, PartWriter, Summary, plan
+from benchmark.parts import COMPARED, IMAGES_PER_PART, Part, PartWriter, Summary, plan
 from benchmark.progress import Meter, meter
 from benchmark.ray_worker import LANES, Failed, Worker
 
@@ -141,6 +142,7 @@ class _State:
         self._tries: Counter[int] = Counter()
         self.out: dict[int, tuple[Chunk, float, int]] = {}  # chunk, since when, how many workers have it
         self.seconds: list[float] = []
+        self.left = math.inf  # parts that no worker has, about
 
     @property
     def batch_size(self) -> int:
@@ -154,6 +156,9 @@ class _State:
         done = self._stack.enter_context(self.job.begin(loaded))
         self._writer = self._stack.enter_context(PartWriter(self.job.run))
         self.summary.kept = len(done)
+        if self._images.total is not None:
+            per_part = self.batch_size * -(-IMAGES_PER_PART // self.batch_size)
+            self.left = -(-(self._images.total - len(done)) // per_part)
         self._chunks = plan(self._images, self.batch_size, done=done)
         self._advance()
 
@@ -176,6 +181,7 @@ class _State:
             chunk = self._again.popleft()
         elif self._next is not None:
             chunk = self._next
+            self.left -= 1
             self._advance()
         else:
             return None
@@ -395,9 +401,15 @@ class Pool:
         while given:
             given = False
             for hand in [hand for hand in self._hands if hand.there]:
-                if len(hand.tasks) < LANES and (task := self._choose(hand, states)) is not None:
+                free = not hand.tasks or (len(hand.tasks) < LANES and self._enough(states))
+                if free and (task := self._choose(hand, states)) is not None:
                     self._submit(hand, task)
                     given = True
+
+    def _enough(self, states: Sequence[_State]) -> bool:
+        """Whether there are parts for the second lanes, beside one for each worker that has none yet."""
+        without = sum(not any(task.chunk for task in hand.tasks.values()) for hand in self._hands)
+        return sum(state.left for state in states if state.outcome is None) > without
 
     def _choose(self, hand: _Hand, states: Sequence[_State]) -> _Task | None:
         """What a worker should do next, if there is anything."""

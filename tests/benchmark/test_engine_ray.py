@@ -58,6 +58,12 @@ class TwoMachines:
     def address(self) -> str:
         return str(self.cluster.address)
 
+    def at_work(self) -> bool:
+        """Whether a worker of the second machine is making a part: Ray shows that in its title."""
+        raylet = self.second.all_processes["raylet"][0].process.pid
+        command = ["ps", "-o", "args=", "--ppid", str(raylet)]
+        return "Worker.score" in subprocess.run(command, capture_output=True, text=True).stdout
+
     def lose_one(self) -> None:
         """Kill the second machine: its raylet and all its workers, without a word."""
         self.cluster.remove_node(self.second, allow_graceful=False)
@@ -128,6 +134,11 @@ def test_driver_killed_then_machine_lost_and_a_model_fails_yet_the_run_is_the_lo
 
     process = start(*options)
     wait_for_parts(process, tmp_path, there + 1)
+    deadline = time.monotonic() + 120
+    while not machines.at_work():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     machines.lose_one()
     printed, said = process.communicate(timeout=200)
     assert process.returncode == 2, said
@@ -156,8 +167,11 @@ def test_lite0_on_four_workers_of_two_machines_of_which_one_is_lost(
     try:
         place = ("--ray-address", machines.address, "--ray-workers", "4")
         process = start(*options, *place, "--out", tmp_path / "ray")
-        # All four have parts in hand when the first one of them is written.
-        wait_for_parts(process, tmp_path / "ray", 1)
+        deadline = time.monotonic() + 300
+        while not machines.at_work():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         machines.lose_one()
         _, said = process.communicate(timeout=600)
     finally:

@@ -214,6 +214,21 @@ def test_all_parts_are_made_by_all_workers(
     check(tmp_path, images)
 
 
+def test_workers_that_come_late_find_work_left(
+    images: ImageSet, tmp_path: Path, scripted: Callable[[Script], None]
+) -> None:
+    # Six parts for six workers, of which one is up at once and the others much later.
+    script = Script(
+        slow=lambda number, name, _: (number > 0 and name == "hello") or name == "score",
+        nodes=({"CPU": 6.0},),
+    )
+    scripted(script)
+    run(images, tmp_path)
+    made = [number for number, name, _, _ in script.calls if name == "score"]
+    assert sorted(made) == [0, 1, 2, 3, 4, 5]
+    check(tmp_path, images)
+
+
 @pytest.mark.parametrize("victim", [0, 1, 2])
 @pytest.mark.parametrize("method", ["hello", "load", "score"])
 def test_a_lost_worker_costs_nothing_but_its_parts(
@@ -288,9 +303,7 @@ def test_a_worker_with_other_weights_has_no_part(
     (outcome,), lines = run(images, tmp_path)
     assert outcome.summary is not None
     assert {number for number, name, _, _ in script.calls if name == "score"} == {0, 2}
-    assert lines == [
-        "m is not run by a worker on machine node1: has other weights than the first worker"
-    ]
+    assert lines == ["m is not run by a worker on machine node1: has other weights than the first worker"]
     check(tmp_path, images)
 
 
