@@ -312,7 +312,13 @@ def run_verification(
     classifier = load(spec)
     _check_weights(entry, classifier)
     ours = rerun(
-        classifier, images, ids.tolist(), batch_size=batch_size, device=place, workers=default_workers(place)
+        classifier,
+        images,
+        ids.tolist(),
+        batch_size=batch_size,
+        device=place,
+        workers=default_workers(place),
+        precision="bfloat16" if entry.scorecard.provenance.get("dtype") == "bfloat16" else "float32",
     )
     found = compare(theirs, ours, logit_tolerance=logit_tolerance)
     passed = found.upper <= tolerance
