@@ -61,7 +61,8 @@ def test_one_worker_against_the_local_engine(
         with Pool(RaySettings(workers=1), how, warn=print) as pool:
             ray()  # starts the worker and loads the weights
             local()
-            here.clear(), there.clear()
+            here.clear()
+            there.clear()
             benchmark.pedantic(ray, setup=local, rounds=ROUNDS)
     finally:
         torch.set_num_threads(threads)

@@ -16,8 +16,10 @@ import pytest
 import timm
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
-from timm.data import create_dataset, create_loader, resolve_data_config
-from timm.utils import AverageMeter, accuracy
+from timm.data.config import resolve_data_config
+from timm.data.dataset_factory import create_dataset
+from timm.data.loader import create_loader
+from timm.utils.metrics import AverageMeter, accuracy
 
 from annotations.classes import wnids
 from benchmark.classifier import Classifier
@@ -74,7 +76,7 @@ class TimmLoop:
 
     def __init__(self, classifier: Classifier, root: Path, workers: int) -> None:
         self.model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        self.model.load_state_dict(classifier.module.network.state_dict())
+        self.model.load_state_dict(classifier.module.get_submodule("network").state_dict())
         self.model.eval()
         self.root = root
         self.workers = workers
