@@ -592,32 +592,44 @@ def connected(where: RaySettings, how: WorkerSettings) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    folder = None
-    try:
-        if where.address is not None:
-            _knock(where.address)
-            ray.init(address=where.address, **quiet)
-        else:
+    with ExitStack() as stack:
+        options: dict[str, Any] = {**quiet, "address": where.address}
+        if where.address is None:
             # Paths of sockets must be short.
-            base = tempfile.gettempdir()
-            folder = tempfile.mkdtemp(prefix="beyond-ray-", dir=base if len(base) < 24 else "/tmp")
+            base = tempfile.gettempdir() if len(tempfile.gettempdir()) < 24 else "/tmp"
+            folder = tempfile.mkdtemp(prefix=f"beyond-ray-{os.getpid()}-", dir=base)
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            ray.init(
-                address="local",
-                num_cpus=max(cores, (where.workers or 0) * (how.threads or 1)),
-                include_dashboard=False,
-                object_store_memory=512 << 20,
-                _temp_dir=folder,
-                **quiet,
-            )
-    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-        what = "start Ray here" if where.address is None else f"reach the Ray cluster at {where.address}"
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise BeyondError(f"cannot {what} ({_reason(error)})") from error
-    try:
+            options |= {
+                "address": "local",
+                "num_cpus": max(cores, (where.workers or 0) * (how.threads or 1)),
+                "include_dashboard": False,
+                "object_store_memory": 512 << 20,
+                "_temp_dir": folder,
+            }
+        stack.callback(ray.shutdown)
+        _connect(ray, where, options)
         yield ray
-    finally:
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _connect(ray: Any, where: RaySettings, options: dict[str, Any]) -> None:
+    """Start Ray here, or join a cluster.
+
+    Raises:
+        BeyondError: It cannot be done.
+    """
+    # Ray gives up starting after half a minute, which a busy machine can take.
+    for attempts_left in (1, 0) if where.address is None else (0,):
+        try:
+            if where.address is not None:
+                _knock(where.address)
+            ray.init(**options)
+        except Exception as error:  # Ray raises many kinds, Exception itself among them
+            ray.shutdown()
+            if not attempts_left:
+                what = (
+                    "start Ray here" if where.address is None else f"reach the Ray cluster at {where.address}"
+                )
+                raise BeyondError(f"cannot {what} ({_reason(error)})") from error
+        else:
+            return
