@@ -464,6 +464,11 @@ class Pool:
     def _receive(self, states: Sequence[_State], progress: Meter) -> None:
         """Wait for an answer, and take it."""
         owner = {ref: hand for hand in self._hands for ref in hand.tasks}
+        if not owner:
+            for state in states:
+                if state.outcome is None:
+                    state.fail(f"{state.job.spec}: no worker is left that can run it; the reasons are above")
+            return
         ready, _ = self._ray.wait(list(owner), num_returns=1, timeout=1.0)
         for ref in ready:
             hand = owner[ref]

@@ -307,6 +307,21 @@ def test_a_worker_with_other_weights_has_no_part(
     check(tmp_path, images)
 
 
+def test_a_model_that_no_worker_left_can_run_is_given_up(
+    images: ImageSet, tmp_path: Path, scripted: Callable[[Script], None]
+) -> None:
+    # The first worker opens the run and is lost; all others find other weights.
+    script = Script(
+        weights=lambda number: f"w{number}",
+        dies=lambda number, name, _: number == 0 and name == "score",
+        nodes=({"CPU": 2.0},),
+    )
+    scripted(script)
+    (outcome,), lines = run(images, tmp_path)
+    assert str(outcome.error) == "m: no worker is left that can run it; the reasons are above"
+    assert any("has other weights" in line for line in lines)
+
+
 def test_one_worker_without_the_model_is_left_out(
     images: ImageSet, tmp_path: Path, scripted: Callable[[Script], None]
 ) -> None:
