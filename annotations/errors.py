@@ -35,3 +35,17 @@ def user_path(text: str) -> Path:
             f"{text[:80]!r} cannot be a path ({getattr(error, 'strerror', None) or error}); check it"
         ) from None
     return path
+
+
+def database_trouble(error: BaseException) -> str | None:
+    """One line on an error of a database or its driver; None for any other error."""
+    if type(error).__module__.partition(".")[0] not in ("sqlalchemy", "psycopg", "psycopg_pool", "sqlite3"):
+        return None
+    cause = getattr(error, "orig", None) or error
+    reason = " ".join(str(cause).split())[:300] or type(cause).__name__
+    if "not a database" in reason or "malformed" in reason:
+        return f"--db names no sound campaign ({reason}); name its file, or restore a backup"
+    return (
+        f"the campaign's database does not answer ({reason}); no acknowledged answer is lost: see that it "
+        "runs and has space, and give the same command again"
+    )

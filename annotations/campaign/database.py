@@ -75,8 +75,8 @@ class Database:
             **({"reading": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"})
         )
         self._compiled: dict[Any, str] = {}
-        # What `write` raises comes from the driver as it is.
-        self._errors: tuple[type[Exception], ...] = (DBAPIError, self.engine.dialect.loaded_dbapi.Error)
+        # What the database or its driver raises; what `write` does comes from the driver as it is.
+        self.errors: tuple[type[Exception], ...] = (DBAPIError, self.engine.dialect.loaded_dbapi.Error)
         self._together = _Together(self.engine) if self.is_sqlite else None
 
     @property
@@ -130,7 +130,7 @@ class Database:
             try:
                 with self.engine.begin() as connection:
                     return work(connection)
-            except self._errors as error:
+            except self.errors as error:
                 if attempt == _RETRIES - 1 or not _passes(error):
                     raise
                 time.sleep(0.01 * 2**attempt)

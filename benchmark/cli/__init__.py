@@ -95,16 +95,19 @@ def main(argv: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a user never sees a traceback
-        code = error.exit_code if isinstance(error, BeyondError) else 2 if isinstance(error, OSError) else 3
-        _fail(explain(error), code)
+        known = isinstance(error, OSError | MemoryError)
+        code = error.exit_code if isinstance(error, BeyondError) else 2 if known else 3
+        _fail(message_of(error), code)
 
 
-def explain(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """One line for the user: what is wrong, and what to do."""
     if isinstance(error, BeyondError):
         return str(error)
     if isinstance(error, OSError):
         return _os_error(error)
+    if isinstance(error, MemoryError):
+        return "memory ran out; use a smaller --batch-size or fewer --workers, and run the same command again"
     return f"internal error: {type(error).__name__}: {error} (BEYOND_DEBUG=1 shows where; please report it)"
 
 
@@ -122,5 +125,5 @@ def _os_error(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return f"no space left on the disk while writing {where}; free some and run the same command again"
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"cannot write {where}: {error.strerror}; choose another folder with --out"
+        return f"cannot read or write {where}: {error.strerror}; check its permissions, or name another"
     return f"{error.strerror or error}: {where}"

@@ -57,12 +57,12 @@ def annotations_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-class BatchSize(click.ParamType):
+class BatchSize(click.ParamType):  # type: ignore[type-arg]  # in click 8.1 it is not generic
     """A number of images, or `auto` (None in Python)."""
 
     name = "integer|auto"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
         """See click."""
         if value == "auto":
             return None
@@ -256,9 +256,9 @@ def _score_all(models: Sequence[str], **options: Any) -> None:
     reasons: dict[str, str] = {}
 
     def failed(spec: str, error: Exception) -> None:
-        from benchmark.cli import explain
+        from benchmark.cli import message_of
 
-        reasons[spec] = explain(error)
+        reasons[spec] = message_of(error)
         say(f"error: {spec}: {reasons[spec]}")
 
     scorecards = score_models(models, failed=failed, **options)

@@ -18,17 +18,23 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+from tests.fuzz.images import spoil, try_image
+from tests.fuzz.lines import try_line
 from tests.fuzz.targets import SPECS, TARGETS
 from tests.fuzz.trial import try_file, try_text
 
 Trial = Callable[[Random, Path], None]
 
 
+def _image(rng: Random, _folder: Path) -> None:
+    try_image(spoil(rng))
+
+
 def trials() -> dict[str, Trial]:
     """Every kind of trial, by name."""
     files: dict[str, Trial] = {target.name: partial(try_file, target) for target in TARGETS}
     texts: dict[str, Trial] = {f"text: {name}": partial(try_text, name) for name in SPECS}
-    return files | texts
+    return files | texts | {"image": _image, "command line": try_line}
 
 
 def where(error: BaseException) -> str:
