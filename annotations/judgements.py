@@ -169,11 +169,14 @@ class LabelSets:
         if ((score < 0) | (score > 1)).any():
             bad_score = score[(score < 0) | (score > 1)][0]
             raise BeyondError(f"{source}: score {bad_score:g} is outside [0, 1]")
-        closed_world = column(images, "closed_world", False).fillna(False)
+        closed_world = column(images, "closed_world", False).astype(object)
+        closed_world = closed_world.where(closed_world.notna(), False)
         if not closed_world.isin([True, False]).all():
             raise BeyondError(f"{source}: closed_world holds {closed_world.iloc[0]!r}; use true or false")
-        labels = column(images, "original_label", -1).fillna(-1)
-        votes = column(judgements, "votes", 0).fillna(0)
+        labels = column(images, "original_label", -1).astype(object)
+        labels = labels.where(labels.notna(), -1)
+        votes = column(judgements, "votes", 0).astype(object)
+        votes = votes.where(votes.notna(), 0)
 
         return cls(
             source=source,

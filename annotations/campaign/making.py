@@ -198,7 +198,8 @@ def _read_table(file: Path) -> pd.DataFrame:
         raise BeyondError(f"no such file: {file}")
     try:
         if file.suffix.lower() == ".csv":
-            return pd.read_csv(file, dtype={"image_id": str})
+            texts = [name for name, kind in PARQUET_TYPES.items() if kind == pa.string()]
+            return pd.read_csv(file, dtype=dict.fromkeys(texts, str), index_col=False)
         if file.suffix.lower() == ".parquet":
             frame: pd.DataFrame = read_parquet(file, PARQUET_TYPES).to_pandas()
             return frame
