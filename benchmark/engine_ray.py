@@ -14,6 +14,7 @@ import secrets
 import shutil
 import socket
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter, deque
@@ -584,8 +585,9 @@ def connected(where: RaySettings, how: WorkerSettings) -> Iterator[Any]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if where.address is None and "RAY_AUTH_MODE" not in os.environ:
-        os.environ["RAY_AUTH_MODE"] = "token"  # read when ray is imported
+    # Ray reads it when it is imported: later it would lock itself out.
+    if where.address is None and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     try:
         ray = importlib.import_module("ray")

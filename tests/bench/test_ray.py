@@ -19,7 +19,7 @@ from benchmark.images import ImageSet, open_image_set
 from benchmark.models import load
 
 MODEL = "efficientnet-lite0"
-BATCH, N, ROUNDS = 64, 768, 5
+BATCH, N, ROUNDS = 16, 512, 5
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +28,11 @@ def images(shared_data: Path) -> ImageSet:
 
 
 @pytest.mark.shared
+@pytest.mark.timeout(900)
 def test_one_worker_against_the_local_engine(
     benchmark: BenchmarkFixture, images: ImageSet, tmp_path: Path
 ) -> None:
     """The ratio is the median over rounds that time both, one after the other, on one thread each."""
-    pytest.importorskip("ray")
     classifier = load(MODEL)
     settings = Settings(batch_size=BATCH, workers=0, quiet=True)
     here: list[float] = []
