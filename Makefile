@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check strength reference bench site browser clean
+.PHONY: help demo test check strength reference bench fuzz lock locked audit sbom site browser clean
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -43,8 +43,35 @@ reference: $(VENV)/.dev ## Accept a change of results: write the reference score
 	@cp build/reference/scorecard.json tests/reference/efficientnet-lite0.json
 	@git diff --stat -- tests/reference
 
-bench: $(VENV)/.dev ## Measure against the peers, side by side
-	@$(BIN)/python -m pytest tests/bench --benchmark-only
+bench: $(VENV)/.dev browser ## Measure against the peers, side by side, and write docs/performance.md (20 minutes)
+	@mkdir -p build
+	@$(BIN)/python -m pytest tests/bench --benchmark-only --benchmark-json=build/bench.json
+	@$(BIN)/python -m tests.bench.table build/bench.json > build/performance.md
+	@cp build/performance.md docs/performance.md
+
+fuzz: $(VENV)/.dev ## Look for input that makes anything but a line: SECONDS=300 to choose how long
+	@$(BIN)/python -W ignore -m tests.fuzz --seconds $(or $(SECONDS),300)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || echo "atheris is not here; pip install '.[fuzz]' fuzzes images by coverage, too"
+	@! $(BIN)/python -c 'import atheris' 2>/dev/null || \
+		$(BIN)/python -m tests.fuzz.atheris_images -max_total_time=$(or $(SECONDS),300) -print_final_stats=1
+
+lock: $(VENV)/.dev ## Pin and hash what is installed here for development, in requirements/
+	@$(BIN)/python -m tests.supply_chain.lock
+
+locked: | $(VENV)/bin/pip ## Set up development from the lock: every file has a known hash
+	@$(BIN)/pip install --quiet -r requirements/torch.txt
+	@$(BIN)/pip install --quiet --require-hashes --no-deps -r requirements/dev.lock
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/pip check
+	@touch $(VENV)/.dev
+
+audit: $(VENV)/.dev ## Ask for known vulnerabilities of everything that is locked (needs the network)
+	@$(BIN)/pip-audit --disable-pip --no-deps --require-hashes --requirement requirements/dev.lock
+	@$(BIN)/pip-audit --disable-pip --no-deps --requirement requirements/torch.txt
+
+sbom: $(VENV)/.dev ## Write the bill of materials of this environment, build/sbom.cdx.json (CycloneDX)
+	@mkdir -p build
+	@$(BIN)/python -m tests.supply_chain.sbom $(BIN)/python build/sbom.cdx.json
 
 site: $(VENV)/.dev ## Build the site, leaderboard and documentation, into site/
 	@$(BIN)/beyond leaderboard build

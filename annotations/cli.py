@@ -3,19 +3,18 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from annotations import hub, sources
-from annotations.classes import class_names
-from annotations.consolidate import Consolidated, consolidate
 from annotations.errors import BeyondError
-from annotations.judgements import VERDICT_NAMES, LabelSets, Verdict
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from annotations import sources
+    from annotations.consolidate import Consolidated
+    from annotations.judgements import LabelSets
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,6 +49,12 @@ def annotations() -> None:
 @_json_option
 def list_(*, store: Path | None, as_json: bool) -> None:
     """List the sources: what they are, whether they are here, and under which licence."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from annotations import hub, sources
+    from annotations.judgements import LabelSets
+
     rows = []
     for info in sources.SOURCES.values():
         here = sources.is_available(info.name, cache_dir=store)
@@ -116,6 +121,9 @@ def download(*, spec: str, revision: str | None, store: Path | None, offline: bo
 
     HF_ENDPOINT names another Hub, HF_TOKEN gives access to private and gated datasets.
     """
+    from annotations import hub, sources
+    from annotations.judgements import LabelSets
+
     if spec in sources.SOURCES:
         raise BeyondError(f"{spec!r} is not downloaded from the Hub; it needs {sources.SOURCES[spec].needs}")
     repo, named = hub.parse(spec)
@@ -153,6 +161,8 @@ def import_(*, name: str, file: Path, store: Path | None, as_json: bool) -> None
 
     NAME is mla (a CSV) or label-errors (a JSON).
     """
+    from annotations import sources
+
     imported = sources.import_file(name, file, cache_dir=store)
     label_sets, folder = imported.label_sets, sources.store_dir(store) / name
     if as_json:
@@ -182,6 +192,9 @@ def consolidate_(*, specs: str, out: Path | None, store: Path | None, offline: b
     before what a closed-world source merely does not list. --out holds a source (judgements.parquet,
     images.parquet) and the conflicts (conflicts.csv, status_conflicts.csv).
     """
+    from annotations import sources
+    from annotations.consolidate import consolidate
+
     label_sets = [sources.load(s, cache_dir=store, offline=offline) for s in sources.split_specs(specs)]
     merged = consolidate(label_sets)
     if out is not None:
@@ -212,6 +225,11 @@ def consolidate_(*, specs: str, out: Path | None, store: Path | None, offline: b
 @_json_option
 def show(*, spec: str, image_id: str | None, store: Path | None, offline: bool, as_json: bool) -> None:
     """Show a source, or what it says about one image."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from annotations import sources
+
     if spec in sources.SOURCES and sources.SOURCES[spec].kind == "attributes":
         _show_factors(spec, image_id, as_json=as_json)
         return
@@ -287,7 +305,11 @@ def publish(
     Writes a release folder (Parquet, dataset card, Croissant metadata, checksums). With --to it goes to the
     Hub in one commit, is downloaded again and compared. No image leaves: only the files that are listed.
     """
+    from rich.markup import escape
+    from rich.table import Table
+
     from annotations import publish as publishing
+    from annotations import sources
 
     if repo is None and not dry_run and (tag or public or pull_request):
         raise BeyondError("--tag, --public and --pull-request need --to ORG/NAME; add it")
@@ -336,7 +358,16 @@ def publish(
         click.echo(f"{repo} holds exactly this already: {published['url']}")
 
 
-def _show_image(label_sets: LabelSets, image_id: str, merged: Consolidated | None, *, as_json: bool) -> None:
+def _show_image(
+    label_sets: "LabelSets", image_id: str, merged: "Consolidated | None", *, as_json: bool
+) -> None:
+    import numpy as np
+    from rich.markup import escape
+    from rich.table import Table
+
+    from annotations.classes import class_names
+    from annotations.judgements import VERDICT_NAMES
+
     row = _find_row(label_sets.image_ids, image_id, label_sets.source)
     image_id = label_sets.image_ids[row]
     names = class_names()
@@ -411,6 +442,11 @@ def _cells(pair: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _show_factors(spec: str, image_id: str | None, *, as_json: bool) -> None:
+    from rich.table import Table
+
+    from annotations import sources
+    from annotations.classes import class_names
+
     info = sources.SOURCES[spec]
     factors = sources.imagenet_x_factors()
     columns = [name for name in factors.columns if factors[name].dtype == bool]
@@ -457,6 +493,8 @@ def _show_factors(spec: str, image_id: str | None, *, as_json: bool) -> None:
 
 def _find_row(image_ids: Any, image_id: str, source: str) -> int:
     """Row of an image given by its id, or by the name of its file."""
+    import numpy as np
+
     for name in (image_id, Path(image_id).stem):
         rows = np.flatnonzero(image_ids == name)
         if len(rows):
@@ -464,14 +502,18 @@ def _find_row(image_ids: Any, image_id: str, source: str) -> int:
     raise BeyondError(f"{source} has no image {image_id!r}; its ids look like {image_ids[0]}")
 
 
-def _sizes(info: sources.SourceInfo, store: Path | None) -> tuple[int, int | None]:
+def _sizes(info: "sources.SourceInfo", store: Path | None) -> tuple[int, int | None]:
+    from annotations import sources
+
     if info.kind == "attributes":
         return len(sources.imagenet_x_factors()), None
     label_sets = sources.load(info.name, cache_dir=store)
     return len(label_sets), int(label_sets.evaluable.sum())
 
 
-def _summary(label_sets: LabelSets) -> dict[str, Any]:
+def _summary(label_sets: "LabelSets") -> dict[str, Any]:
+    from annotations.judgements import VERDICT_NAMES, Verdict
+
     accepted = label_sets.counts(Verdict.ACCEPTED)[label_sets.evaluable]
     counts = {name: int((label_sets.verdict == code).sum()) for code, name in VERDICT_NAMES.items()}
     return {
@@ -486,7 +528,10 @@ def _summary(label_sets: LabelSets) -> dict[str, Any]:
     }
 
 
-def _print_merge(merged: Consolidated) -> None:
+def _print_merge(merged: "Consolidated") -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
     coverage = merged.coverage.astype({"source": str})
     table = Table(*(str(name).replace("_", " ") for name in coverage.columns), box=None, pad_edge=False)
     for row in coverage.itertuples(index=False):
@@ -509,6 +554,8 @@ def _print_merge(merged: Consolidated) -> None:
 
 
 def _number(value: object) -> str:
+    from rich.markup import escape
+
     if value is None:
         return ""
     return escape(value) if isinstance(value, str) else f"{value:,}"
@@ -519,8 +566,10 @@ def _as_spec(folder: Path) -> str:
     return text if "/" in text or text.startswith((".", "~")) else f"./{text}"
 
 
-def _console() -> Console:
+def _console() -> "Console":
     """A console on standard output, wide enough not to cut tables where no terminal says how wide it is."""
+    from rich.console import Console
+
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=160)
 

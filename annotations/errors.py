@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class BeyondError(Exception):
     """A problem the user can act on.
@@ -17,3 +19,33 @@ class CheckFailedError(BeyondError):
     """A check ran to its end and its verdict is no."""
 
     exit_code = 1
+
+
+def user_path(text: str) -> Path:
+    """The path that a person named, `~` resolved.
+
+    Raises:
+        BeyondError: It can be no path on this system.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long; nobody's home; a NUL in it
+        raise BeyondError(
+            f"{text[:80]!r} cannot be a path ({getattr(error, 'strerror', None) or error}); check it"
+        ) from None
+    return path
+
+
+def database_trouble(error: BaseException) -> str | None:
+    """One line on an error of a database or its driver; None for any other error."""
+    if type(error).__module__.partition(".")[0] not in ("sqlalchemy", "psycopg", "psycopg_pool", "sqlite3"):
+        return None
+    cause = getattr(error, "orig", None) or error
+    reason = " ".join(str(cause).split())[:300] or type(cause).__name__
+    if "not a database" in reason or "malformed" in reason:
+        return f"--db names no sound campaign ({reason}); name its file, or restore a backup"
+    return (
+        f"the campaign's database does not answer ({reason}); no acknowledged answer is lost: see that it "
+        "runs and has space, and give the same command again"
+    )

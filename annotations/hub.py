@@ -59,7 +59,8 @@ def parse(spec: str) -> tuple[str, str]:
         BeyondError: It is not of that form.
     """
     repo, _, revision = spec.removeprefix("hub:").partition("@")
-    if not _REPO.fullmatch(repo) or (revision == "" and "@" in spec):
+    # No name on the Hub is longer, and files here are named after them.
+    if not _REPO.fullmatch(repo) or len(repo) > 96 or len(revision) > 200 or (revision == "" and "@" in spec):
         raise BeyondError(f"{spec!r} is not a Hub dataset; write hub:ORG/NAME@REVISION")
     return repo, revision or "main"
 

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from annotations.classes import NUM_CLASSES
 from annotations.errors import BeyondError
+from annotations.tables import read_parquet
 
 JUDGEMENTS_FILE = "judgements.parquet"
 IMAGES_FILE = "images.parquet"
@@ -48,6 +49,15 @@ IMAGES_SCHEMA = pa.schema(
         ("closed_world", pa.bool_()),
     ]
 )
+# As a person or another tool may write them: wider, so that a class out of range is named as such.
+FOREIGN_TYPES: dict[str, dict[str, pa.DataType]] = {
+    name: {
+        field.name: pa.int64() if pa.types.is_integer(field.type) else field.type
+        for field in schema
+        if not pa.types.is_boolean(field.type)
+    }
+    for name, schema in ((JUDGEMENTS_FILE, JUDGEMENTS_SCHEMA), (IMAGES_FILE, IMAGES_SCHEMA))
+}
 
 
 class Verdict(IntEnum):
@@ -159,11 +169,14 @@ class LabelSets:
         if ((score < 0) | (score > 1)).any():
             bad_score = score[(score < 0) | (score > 1)][0]
             raise BeyondError(f"{source}: score {bad_score:g} is outside [0, 1]")
-        closed_world = column(images, "closed_world", False).fillna(False)
+        closed_world = column(images, "closed_world", False).astype(object)
+        closed_world = closed_world.where(closed_world.notna(), False)
         if not closed_world.isin([True, False]).all():
             raise BeyondError(f"{source}: closed_world holds {closed_world.iloc[0]!r}; use true or false")
-        labels = column(images, "original_label", -1).fillna(-1)
-        votes = column(judgements, "votes", 0).fillna(0)
+        labels = column(images, "original_label", -1).astype(object)
+        labels = labels.where(labels.notna(), -1)
+        votes = column(judgements, "votes", 0).astype(object)
+        votes = votes.where(votes.notna(), 0)
 
         return cls(
             source=source,
@@ -287,12 +300,8 @@ class LabelSets:
             contents.append((folder / name).read_bytes())
         frames = []
         for name, content in zip((JUDGEMENTS_FILE, IMAGES_FILE), contents):
-            try:
-                frames.append(pq.read_table(pa.BufferReader(content)).to_pandas())
-            except (pa.ArrowException, OSError) as error:
-                raise BeyondError(
-                    f"{folder / name} is not a readable Parquet file ({error}); get it again"
-                ) from error
+            types = FOREIGN_TYPES[name]
+            frames.append(read_parquet(content, types, where=str(folder / name)).to_pandas())
         revision = revision or content_revision(*contents)
         return cls.from_tables(frames[0], frames[1], source=source, revision=revision)
 

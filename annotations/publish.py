@@ -29,6 +29,7 @@ from annotations.agreement import Coefficient, agreement
 from annotations.classes import NUM_CLASSES
 from annotations.errors import BeyondError
 from annotations.judgements import IMAGES_FILE, JUDGEMENTS_FILE, LabelSets, Verdict
+from annotations.tables import read_parquet
 
 VOTES_FILE = "votes.parquet"
 RATERS_FILE = "raters.parquet"
@@ -162,7 +163,7 @@ def read_about(file: Path) -> About:
         raise BeyondError(f"no file {file}; a release needs {', '.join(_required())} in a YAML file")
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BeyondError(f"{file} is not YAML ({str(error).splitlines()[0]}); mend it") from None
     if not isinstance(values, dict):
         raise BeyondError(f"{file} holds no keys; write {', '.join(_required())}")
@@ -684,10 +685,9 @@ def _tag(api: Any, repo: str, tag: str, commit: str) -> None:
 def _read_table(file: Path) -> pd.DataFrame:
     if not file.is_file():
         raise BeyondError(f"no file {file}; export the campaign again: beyond campaign export")
-    try:
-        frame: pd.DataFrame = pq.read_table(file).to_pandas()
-    except (pa.ArrowException, OSError) as error:
-        raise BeyondError(f"{file} is not a readable Parquet file ({error}); export again") from error
+    types = {field.name: field.type for field in VOTES_SCHEMA} | EXTRA_VOTES
+    filled = [name for name in types if name not in ("arm", "response_ms")]
+    frame: pd.DataFrame = read_parquet(file, types, filled=filled, remedy="export again").to_pandas()
     return frame
 
 

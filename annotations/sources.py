@@ -43,7 +43,7 @@ from annotations.classes import (
     validation_labels,
 )
 from annotations.consolidate import Consolidated, consolidate
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, user_path
 from annotations.factors import FACTORS
 from annotations.judgements import IMAGES_FILE, JUDGEMENTS_FILE, LabelSets, Verdict, content_revision
 
@@ -182,7 +182,7 @@ def load(spec: str, *, cache_dir: Path | None = None, offline: bool = False) -> 
     store = store_dir(cache_dir)
     name, _, file = spec.partition("=")
     if file and name in _READERS:
-        return _read(name, Path(file).expanduser()).label_sets
+        return _read(name, user_path(file)).label_sets
     if spec.startswith("hub:"):
         repo, revision = hub.parse(spec)
         folder = hub.download(repo, revision, cache_dir=hub_dir(store), offline=offline)
@@ -200,7 +200,7 @@ def load(spec: str, *, cache_dir: Path | None = None, offline: bool = False) -> 
             f"{spec!r} holds attributes of images, not judgements; nothing can be scored against it; "
             "name a source of judgements, for example real"
         )
-    path = Path(spec).expanduser()
+    path = user_path(spec)
     if path.is_dir() or os.sep in spec or spec.startswith((".", "~")):
         return read_folder(path)
     near = difflib.get_close_matches(spec, SOURCES, n=1)
@@ -333,9 +333,11 @@ def read_folder(folder: Path, *, source: str | None = None) -> LabelSets:
     try:
         facts = json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))
         name, revision, sums = str(facts["source"]), str(facts["revision"]), dict(facts["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BeyondError(f"{folder / SOURCE_FILE} is damaged ({error}); write the folder again") from error
     for file, expected in sums.items():
+        if file not in (JUDGEMENTS_FILE, IMAGES_FILE, CONFLICTS_FILE, STATUS_CONFLICTS_FILE):
+            raise BeyondError(f"{folder / SOURCE_FILE} is damaged (it names {file[:40]!r}); write it again")
         path = folder / file
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
             raise BeyondError(
@@ -503,7 +505,7 @@ def read_label_errors(file: Path) -> Imported:
         rows = np.array([[entry[column] for column in columns] for entry in entries], dtype=np.int64)
         kinds = ("given", "guessed", "both", "neither")
         tally = np.array([[entry["mturk"][kind] for kind in kinds] for entry in entries], dtype=np.int64)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise BeyondError(
             f"{file} is not a list of label errors with votes ({type(error).__name__}: {error}); "
             "label-errors needs imagenet_mturk.json"

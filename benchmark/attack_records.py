@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from annotations.errors import BeyondError
+from annotations.tables import read_parquet
 from benchmark import records
 
 ROBUSTNESS = "robustness"
@@ -302,7 +303,19 @@ def read_attacks(run: Path) -> AttackRecords:
             raise BeyondError(
                 f"{path} is damaged (checksum); run the same beyond score command again to repair it"
             )
-    return AttackRecords.of(pa.concat_tables([pq.read_table(path, partitioning=None) for path in paths]))
+    return AttackRecords.of(pa.concat_tables([_read_rows(path) for path in paths]))
+
+
+def _read_rows(path: Path) -> pa.Table:
+    types = {field.name: field.type for field in ROWS_SCHEMA}
+    remedy = "run the same beyond score command again"
+    # A radius, distance or time may be missing; what a row is about may not.
+    filled = [name for name, kind in types.items() if not pa.types.is_floating(kind)]
+    table = read_parquet(path, types, filled=filled, remedy=remedy)
+    missing = [name for name in ROWS_SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise BeyondError(f"{path} has no column {missing[0]!r}; {remedy}")
+    return table.select(ROWS_SCHEMA.names)
 
 
 def repair(run: Path) -> list[Path]:
@@ -425,10 +438,13 @@ def adversarial_names(run: Path) -> set[str]:
     """Names of all adversarials that a run keeps."""
     names: set[str] = set()
     for path in records.part_paths(run / ADVERSARIALS):
-        names.update(
-            pq.read_table(path, columns=["adversarial"], partitioning=None)["adversarial"].to_pylist()
-        )
+        names.update(_names_in(path))
     return names
+
+
+def _names_in(path: Path) -> set[str]:
+    table = read_parquet(path, {"adversarial": pa.string()}, columns=["adversarial"], filled=["adversarial"])
+    return set(table["adversarial"].to_pylist())
 
 
 def prune_adversarials(run: Path) -> None:
@@ -459,10 +475,8 @@ def iter_adversarials(run: Path, names: Collection[str] | None = None) -> Iterat
     """
     seen: set[str] = set()  # a kill while parts are rewritten leaves some adversarials in two
     for path in records.part_paths(run / ADVERSARIALS):
-        if names is not None:
-            there = pq.read_table(path, columns=["adversarial"], partitioning=None)["adversarial"].to_pylist()
-            if not set(there) & set(names):
-                continue
+        if names is not None and not _names_in(path) & set(names):
+            continue
         if not records.part_is_sound(path):
             raise BeyondError(
                 f"{path} is damaged (checksum); run the same beyond score command again to repair it"

@@ -381,10 +381,16 @@ class _Pool:
             worker = busy[pipe]  # type: ignore[index]
             job, start, count = worker.tasks.popleft()
             try:
-                job.outcomes[start : start + count] = worker.pipe.recv()
+                reply = worker.pipe.recv()
             except (EOFError, ConnectionError) as error:
                 worker.tasks.clear()
                 raise _death(worker) from error
+            if isinstance(reply, str):
+                raise BeyondError(
+                    f"a decoding worker failed ({' '.join(reply.split())[:200]}); if memory ran out, "
+                    "use fewer workers, and run the same command again"
+                )
+            job.outcomes[start : start + count] = reply
             job.left -= count
 
     def kill(self) -> None:
@@ -426,7 +432,13 @@ def _work(pipe: Connection, block: Any, shape: tuple[int, ...], spec: Preprocess
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             slot, start, handles = pipe.recv()
-            pipe.send(_decode_into(pixels[slot, start : start + len(handles)], handles, spec))
+            try:
+                reply: list[_Outcome] | str = _decode_into(
+                    pixels[slot, start : start + len(handles)], handles, spec
+                )
+            except Exception as error:  # noqa: BLE001 - the parent tells it in a line
+                reply = f"{type(error).__name__}: {error}".strip(": ")
+            pipe.send(reply)
 
 
 @contextlib.contextmanager

@@ -1,41 +1,38 @@
 """The local engine: one process, one device. Classifier and images in, records out.
 
-Images are decoded ahead in worker processes while the device computes, and parts are written in a thread. The
-plan (which image is in which part and batch) depends on the image set and the batch size alone, so a run that
-was killed and goes on makes the records it would have made.
+Images are decoded ahead in worker processes while the device computes, a GPU is given its next batch before
+the last one is fetched, and parts are written in a thread (`benchmark.parts`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 
 from annotations.classes import NUM_CLASSES
 from annotations.errors import BeyondError
-from benchmark import records
 from benchmark.classifier import Classifier
-from benchmark.decoding import DecodedBatch, Decoder, Failure
+from benchmark.decoding import DecodedBatch, Decoder
 from benchmark.images import Chunk, Handle, ImageSet
 from benchmark.memory import is_out_of_memory
+from benchmark.parts import Part, PartInTheMaking, PartWriter, Ranked, Summary, plan
 from benchmark.progress import meter
-from benchmark.records import Predictions
 
-IMAGES_PER_PART = 256
-
-Ranked = tuple[npt.NDArray[np.int16], npt.NDArray[np.float32], npt.NDArray[np.float32]]
+Precision = Literal["float32", "bfloat16"]
+Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run. None of it changes a prediction, but for rounding in the last digits of a logit.
+    """How to run. All but `precision` changes nothing but the last digits of a logit.
 
     Attributes:
         batch_size: Images a forward pass; halved, with a line saying so, when memory runs out.
@@ -44,6 +41,8 @@ class Settings:
         top_k: Classes kept a record, best first; 1000 keeps what every metric needs.
         skip_errors: Leave unreadable images out and count them, instead of stopping.
         quiet: No progress.
+        precision: `bfloat16` runs the network under autocast; logits are float32 all the same.
+        compile: Run the network through torch.compile.
     """
 
     batch_size: int = 64
@@ -52,16 +51,8 @@ class Settings:
     top_k: int = NUM_CLASSES
     skip_errors: bool = False
     quiet: bool = False
-
-
-@dataclass
-class Summary:
-    """What a run did: images scored now, images it had before, images left out, images converted by kind."""
-
-    scored: int = 0
-    kept: int = 0
-    skipped: int = 0
-    notes: dict[str, list[str]] = field(default_factory=dict)
+    precision: Precision = "float32"
+    compile: bool = False
 
 
 def predict(
@@ -72,7 +63,7 @@ def predict(
     *,
     done: set[str],
     warn: Callable[[str], None],
-    transform: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]] | None = None,
+    transform: Callable[[Pixels], Pixels] | None = None,
 ) -> Summary:
     """Record the predictions of `classifier` on every image that has none yet. The run must be locked.
 
@@ -91,50 +82,127 @@ def predict(
     forward = Forward(classifier, settings, warn)
     summary = Summary(kept=len(done))
     size = settings.batch_size
-    plan: deque[_Part] = deque()
-
-    def batches() -> Iterator[Sequence[Handle]]:
-        for chunk in images.chunks(size * -(-IMAGES_PER_PART // size), skip=done):
-            plan.append(_Part(chunk))
-            for start in range(0, len(chunk), size):
-                yield chunk.handles[start : start + size]
-
     left = None if images.total is None else images.total - len(done)
     with (
         meter(f"Scoring {classifier.name}", left, quiet=settings.quiet) as progress,
-        _PartWriter(run) as writer,
+        PartWriter(run) as writer,
         Decoder(classifier.preprocessing, workers=settings.workers, batch_size=size) as decoder,
     ):
-        for batch in decoder.batches(batches()):
-            if batch.failures and not settings.skip_errors:
-                raise BeyondError(batch.failures[0].message)
-            if transform is not None and len(batch):
-                batch = replace(batch, pixels=transform(batch.pixels))
-            plan[0].add(batch, forward)
-            for note in batch.notes:
-                summary.notes.setdefault(note.kind, []).append(note.image_id)
-            progress.advance(len(batch) + len(batch.failures))
-            if plan[0].complete:
-                part = plan.popleft()
-                writer.write(part)
-                summary.scored += part.scored
-                summary.skipped += len(part.failures)
+        for part in score_chunks(
+            plan(images, size, done=done),
+            decoder,
+            forward,
+            skip_errors=settings.skip_errors,
+            transform=transform,
+            advance=progress.advance,
+        ):
+            writer.write(part)
+            summary.add(part)
     return summary
+
+
+class Runs(Protocol):
+    """What `score_chunks` needs of a `Forward`."""
+
+    @property
+    def ahead(self) -> int:
+        """Batches that may be on their way while the next is handed over."""
+
+    def start(self, pixels: Pixels, image_ids: npt.NDArray[np.object_]) -> Callable[[], Ranked]:
+        """Hand a batch over; the result waits for its answer."""
+
+
+def score_chunks(
+    chunks: Iterable[Chunk],
+    decoder: Decoder,
+    forward: Runs,
+    *,
+    skip_errors: bool = False,
+    transform: Callable[[Pixels], Pixels] | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Iterator[Part]:
+    """Decode and classify the images of parts, in order.
+
+    Args:
+        chunks: The images of each part; asked for ahead, in another thread.
+        decoder: Open, and for the preprocessing of the classifier.
+        forward: The classifier.
+        skip_errors: Report unreadable images in the part instead of raising.
+        transform: As for `predict`.
+        advance: Called with the number of images that are done.
+
+    Raises:
+        BeyondError: As `predict`.
+    """
+    owners: deque[PartInTheMaking] = deque()
+    flights: deque[tuple[PartInTheMaking, DecodedBatch, Callable[[], Ranked] | None]] = deque()
+
+    def batches() -> Iterator[Sequence[Handle]]:
+        for chunk in chunks:
+            part = PartInTheMaking(chunk)
+            for start in range(0, len(chunk), decoder.batch_size):
+                owners.append(part)
+                yield chunk.handles[start : start + decoder.batch_size]
+
+    def land() -> Iterator[Part]:
+        part, batch, answer = flights.popleft()
+        part.add(batch, answer() if answer else None)
+        advance(len(batch) + len(batch.failures))
+        if part.complete:
+            yield part.finished()
+
+    for batch in decoder.batches(batches()):
+        if batch.failures and not skip_errors:
+            raise BeyondError(batch.failures[0].message)
+        if transform is not None and len(batch):
+            batch = replace(batch, pixels=transform(batch.pixels))
+        answer = forward.start(batch.pixels, batch.image_ids) if len(batch) else None
+        # What waits for its answer needs its pixels no more.
+        told = replace(batch, pixels=np.empty((len(batch), 0, 0, 3), dtype=np.uint8))
+        flights.append((owners.popleft(), told, answer))
+        while len(flights) > forward.ahead:
+            yield from land()
+    while flights:
+        yield from land()
 
 
 class Forward:
     """A classifier on a device: pixels in, ranked classes out, halving the batch when memory runs out."""
 
-    def __init__(self, classifier: Classifier, settings: Settings, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        settings: Settings,
+        warn: Callable[[str], None],
+        *,
+        transfer: Transfer | None = None,
+    ) -> None:
+        """Put the classifier on the device.
+
+        Args:
+            classifier: What to run.
+            settings: How.
+            warn: Called with one line when memory runs out and the batch is halved.
+            transfer: How batches get to the device; None takes what suits it.
+        """
         self.device = settings.device
         self.top_k = settings.top_k
         self.limit = settings.batch_size
         self.warn = warn
         self.name = classifier.name
+        self._precision = settings.precision
         # Pixels arrive as (N, H, W, 3); read as channels-last they need no copy, and convolutions are faster.
         self.module = classifier.module.eval().to(self.device).to(memory_format=torch.channels_last)
+        self._compiled = settings.compile
+        self._network: Callable[[torch.Tensor], Any] = (
+            torch.compile(self.module) if settings.compile else self.module
+        )
+        self._transfer = transfer or (
+            PinnedTransfer(self.device) if self.device.type == "cuda" else DirectTransfer(self.device)
+        )
+        self.ahead = self._transfer.ahead
 
-    def __call__(self, pixels: npt.NDArray[np.uint8], image_ids: npt.NDArray[np.object_]) -> Ranked:
+    def __call__(self, pixels: Pixels, image_ids: npt.NDArray[np.object_]) -> Ranked:
         """Rank the classes of each image.
 
         Args:
@@ -148,12 +216,16 @@ class Forward:
         Raises:
             BeyondError: The output is not (N, 1000) or not finite, or memory runs out even for one image.
         """
-        pieces = []
+        return self.start(pixels, image_ids)()
+
+    def start(self, pixels: Pixels, image_ids: npt.NDArray[np.object_]) -> Callable[[], Ranked]:
+        """Hand a batch to the device; what is returned waits for the answer, which is as of `__call__`."""
+        pieces: list[Callable[[], Ranked]] = []
         start = 0
         while start < len(pixels):
             piece = slice(start, start + self.limit)
             try:
-                pieces.append(self._rank(pixels[piece], image_ids[piece]))
+                pieces.append(self._launch(pixels[piece], image_ids[piece]))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -165,93 +237,134 @@ class Forward:
                     torch.cuda.empty_cache()
                 continue
             start += self.limit
-        classes, logits, logsumexp = (np.concatenate(columns) for columns in zip(*pieces))
-        return classes, logits, logsumexp
+
+        def answer() -> Ranked:
+            answers = [piece() for piece in pieces]
+            classes, logits, logsumexp = (np.concatenate(columns) for columns in zip(*answers))
+            return classes, logits, logsumexp
+
+        return answer
 
     @torch.inference_mode()
-    def _rank(self, pixels: npt.NDArray[np.uint8], image_ids: npt.NDArray[np.object_]) -> Ranked:
-        x = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device)
-        logits = self.module(x.to(torch.float32).div_(255))
+    def _launch(self, pixels: Pixels, image_ids: npt.NDArray[np.object_]) -> Callable[[], Ranked]:
+        x = self._transfer.to_device(pixels).permute(0, 3, 1, 2)
+        logits = self._run(x.to(torch.float32).div_(255))
+        if isinstance(logits, torch.Tensor) and self._compiled:
+            logits = logits[: len(pixels)]
         if not isinstance(logits, torch.Tensor) or logits.shape != (len(pixels), NUM_CLASSES):
             shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise BeyondError(
                 f"{self.name} returns {shape} instead of ({len(pixels)}, {NUM_CLASSES}); see: beyond validate"
             )
         logits = logits.float()
-        finite = torch.isfinite(logits).all(dim=1).cpu().numpy()
-        if not finite.all():
-            raise BeyondError(
-                f"{self.name} gives NaN or infinite logits on image {image_ids[int(np.argmin(finite))]!r}; "
-                "see: beyond validate"
-            )
         ranked, classes = torch.sort(logits, dim=1, descending=True, stable=True)
-        return (
-            classes[:, : self.top_k].to(torch.int16).cpu().numpy(),
-            ranked[:, : self.top_k].cpu().numpy(),
-            torch.logsumexp(logits, dim=1).cpu().numpy(),
+        fetch = self._transfer.to_host(
+            (
+                classes[:, : self.top_k].to(torch.int16),
+                ranked[:, : self.top_k],
+                torch.logsumexp(logits, dim=1),
+                torch.isfinite(logits).all(dim=1),
+            )
         )
 
+        def answer() -> Ranked:
+            best, values, logsumexp, finite = fetch()
+            if not finite.all():
+                raise BeyondError(
+                    f"{self.name} gives NaN or infinite logits on image "
+                    f"{image_ids[int(np.argmin(finite))]!r}; see: beyond validate"
+                )
+            return best, values, logsumexp
 
-class _Part:
-    """One part in the making."""
+        return answer
 
-    def __init__(self, chunk: Chunk) -> None:
-        self.index = chunk.index
-        self._size = len(chunk)
-        self._labels = dict(zip(chunk.ids, chunk.labels))
-        self._ids: list[npt.NDArray[np.object_]] = []
-        self._ranked: list[Ranked] = []
-        self.failures: list[Failure] = []
-        self.scored = 0
+    def _run(self, x: torch.Tensor) -> Any:
+        with self._autocast():
+            if not self._compiled:
+                return self._network(x)
+            # One shape, or the last batch would be compiled anew.
+            if len(x) < self.limit:
+                x = torch.cat([x, x.new_zeros((self.limit - len(x), *x.shape[1:]))])
+            try:
+                return self._network(x.contiguous(memory_format=torch.channels_last))
+            except Exception as error:  # compilers fail in many ways
+                if is_out_of_memory(error):
+                    raise
+                reason = (" ".join(str(error).split()) or type(error).__name__)[:160]
+                raise BeyondError(
+                    f"torch.compile fails on {self.name} ({reason}); leave --compile out"
+                ) from error
 
-    @property
-    def complete(self) -> bool:
-        """Whether every image of the part has a record or a failure."""
-        return self.scored + len(self.failures) == self._size
-
-    def add(self, batch: DecodedBatch, forward: Forward) -> None:
-        """Classify a batch of the part."""
-        self.failures.extend(batch.failures)
-        if len(batch):
-            self._ranked.append(forward(batch.pixels, batch.image_ids))
-            self._ids.append(batch.image_ids)
-            self.scored += len(batch)
-
-    def predictions(self) -> Predictions:
-        """The records, in the order of the plan."""
-        ids = np.concatenate(self._ids)
-        labels = np.array([self._labels[image_id] for image_id in ids], dtype=np.int16)
-        classes, logits, logsumexp = (np.concatenate(columns) for columns in zip(*self._ranked))
-        return Predictions(ids, labels, classes, logits, logsumexp)
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self._precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
-class _PartWriter:
-    """Writes parts in a thread, at most two behind, and reports a failed write at the next call."""
+class Transfer(Protocol):
+    """How batches get to the device and answers back."""
 
-    def __init__(self, run: Path) -> None:
-        self._run = run
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="beyond-writer")
-        self._pending: list[Future[None]] = []
+    ahead: int
+    """Batches that may be on their way while the next is handed over."""
 
-    def write(self, part: _Part) -> None:
-        self._pending.append(self._pool.submit(self._write, part))
-        while len(self._pending) > 2:
-            self._pending.pop(0).result()
+    def to_device(self, pixels: Pixels) -> torch.Tensor:
+        """The pixels on the device, as they are: uint8 (N, H, W, 3)."""
 
-    def _write(self, part: _Part) -> None:
-        if part.failures:
-            rows = [{"image_id": failure.image_id, "reason": failure.message} for failure in part.failures]
-            table = pa.Table.from_pylist(rows, schema=records.SKIPPED_SCHEMA)
-            records.write_part(self._run / records.SKIPPED, part.index, table)
-        if part.scored:
-            records.write_part(self._run / records.PREDICTIONS, part.index, part.predictions().to_arrow())
+    def to_host(self, tensors: Sequence[torch.Tensor]) -> Callable[[], list[npt.NDArray[Any]]]:
+        """Begin to fetch tensors; what is returned waits until they are here."""
 
-    def __enter__(self) -> _PartWriter:
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # What is queued is finished even after an error: those images are done.
-        self._pool.shutdown(wait=True)
-        if kind is None:
-            for future in self._pending:
-                future.result()
+class DirectTransfer:
+    """Copies at once: on the CPU there is nothing to copy."""
+
+    ahead = 0
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def to_device(self, pixels: Pixels) -> torch.Tensor:
+        """See `Transfer`."""
+        return torch.from_numpy(pixels).to(self._device)
+
+    def to_host(self, tensors: Sequence[torch.Tensor]) -> Callable[[], list[npt.NDArray[Any]]]:
+        """See `Transfer`."""
+        arrays = [tensor.cpu().numpy() for tensor in tensors]
+        return lambda: arrays
+
+
+class PinnedTransfer:
+    """Copies from and to page-locked memory beside the computation, so that the device never waits.
+
+    One batch is computed while the next is copied; its answer is waited for only when the one after it is on
+    its way. Pixels travel as uint8, a quarter of what floats take.
+    """
+
+    ahead = 1
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def to_device(self, pixels: Pixels) -> torch.Tensor:
+        """See `Transfer`."""
+        host = torch.from_numpy(pixels).pin_memory()
+        with torch.cuda.stream(self._stream):
+            there = host.to(self._device, non_blocking=True)
+        now = torch.cuda.current_stream(self._device)
+        now.wait_stream(self._stream)
+        there.record_stream(now)  # the allocator must not give it away while the network reads it
+        return there
+
+    def to_host(self, tensors: Sequence[torch.Tensor]) -> Callable[[], list[npt.NDArray[Any]]]:
+        """See `Transfer`."""
+        here = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
+        for target, source in zip(here, tensors):
+            target.copy_(source, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record(torch.cuda.current_stream(self._device))
+
+        def fetch() -> list[npt.NDArray[Any]]:
+            copied.synchronize()
+            return [tensor.numpy() for tensor in here]
+
+        return fetch

@@ -100,7 +100,13 @@ class RowHandle:
         Raises:
             BeyondError: The row names a file instead of holding its bytes.
         """
-        data = open_rows(self.path).read(self.row)
+        import pyarrow as pa
+
+        try:
+            data = open_rows(self.path).read(self.row)
+        except (pa.ArrowException, OSError, StopIteration) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise BeyondError(f"cannot read {self.where} ({reason}); download or save it again") from None
         if data is None:
             raise BeyondError(
                 f"{self.where} has no bytes, only a path; save the dataset with its images embedded"
@@ -211,6 +217,11 @@ class ImageSet:
         """The bytes of image `ids[i]`."""
         return self.handle(i).read()
 
+    def spread(self, n: int) -> list[Handle]:
+        """At most `n` images, spread evenly over the set by id."""
+        rows = np.unique(np.linspace(0, len(self) - 1, n).round().astype(np.int64))
+        return [self.handle(i) for i in rows.tolist()]
+
     def chunks(self, size: int, *, skip: Collection[str] | Callable[[str], bool] = ()) -> Iterator[Chunk]:
         """The images in chunks that are the same on every run, so that a run can go on where it stopped.
 
@@ -312,6 +323,10 @@ class StreamedImageSet(ImageSet):
         if self.total is None:
             raise BeyondError(f"{self.name} does not say how many images it has")
         return self.total
+
+    def spread(self, n: int) -> list[Handle]:
+        """The first `n` images: a stream has no others at hand."""
+        return list(next(self.chunks(n)).handles)
 
     def handle(self, i: int) -> Handle:  # noqa: ARG002 - the base class's signature
         """Refused: a stream has no random access."""

@@ -69,10 +69,14 @@ def open_path(path: Path) -> ImageSet:
     name = _folder_name(path)
     entries = _list(path)
     if "dataset_dict.json" in entries:
-        return open_path(path / _choose_split(_read_json(path / "dataset_dict.json").get("splits", []), path))
+        splits = _texts(_read_json(path / "dataset_dict.json").get("splits"), path / "dataset_dict.json")
+        return open_path(path / _choose_split(splits, path))
     if "state.json" in entries:
-        files = _read_json(path / "state.json").get("_data_files", [])
-        return _open_tables(name, [path / Path(file["filename"]).name for file in files])
+        state = path / "state.json"
+        listed = _read_json(state).get("_data_files")
+        if isinstance(listed, list):
+            listed = [file.get("filename") if isinstance(file, dict) else None for file in listed]
+        return _open_tables(name, [path / file for file in _texts(listed, state)])
     photographs = [file for file in entries if Path(file).suffix.lower() in IMAGE_SUFFIXES]
     class_folders = [file for file, entry in entries.items() if _WNID.fullmatch(file) and entry.is_dir()]
     if photographs and class_folders:
@@ -214,7 +218,7 @@ def _scan_tar(path: Path) -> Iterator[tuple[str, int, int, int]]:
                     images[key] = (*_parse_stem(stem, where), member.offset_data, member.size)
                 elif extension == "cls":
                     content = tar.extractfile(member)
-                    text = content.read().decode("ascii", "replace") if content else ""
+                    text = content.read(64).decode("ascii", "replace") if content else ""
                     labels[key] = _parse_label(text.strip(), where)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise BeyondError(
@@ -254,6 +258,7 @@ def _scan_table(path: Path) -> Iterator[tuple[str | None, str | None, int | None
         rows = open_rows(str(path))
         _check_schema(rows.schema, str(path))
         table = rows.without_bytes()
+        table.validate(full=True)
     except (OSError, pa.ArrowException) as error:
         raise BeyondError(f"cannot read {path}: {_one_line(error)}; download or save it again") from error
     nothing = [None] * table.num_rows
@@ -402,26 +407,51 @@ def _check_schema(schema: Any, where: str) -> None:
     """Refuse a table without the columns of `ILSVRC/imagenet-1k`, or with other classes."""
     import pyarrow as pa
 
+    twice = [name for name in schema.names if schema.names.count(name) > 1]
+    if twice:
+        raise BeyondError(f"{where} has two columns {twice[0]!r}; save it with one of each")
     image = schema.field("image").type if "image" in schema.names else None
     if image is None or not pa.types.is_struct(image) or image.get_field_index("bytes") < 0:
         raise BeyondError(
             f"{where} has no column 'image' of bytes and path; save it in the layout of ILSVRC/imagenet-1k"
         )
+    path = image.field(image.get_field_index("path")).type if image.get_field_index("path") >= 0 else None
+    named = [kind for kind in (path, *_types(schema, "image_id")) if kind is not None]
+    if not all(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind) for kind in named
+    ):
+        raise BeyondError(f"the image_id or image.path of {where} is no text; save it again")
+    data = image.field(image.get_field_index("bytes")).type
+    if not (pa.types.is_binary(data) or pa.types.is_large_binary(data)):
+        raise BeyondError(f"the image.bytes of {where} hold {data}, not the bytes of files; save it again")
     if "label" in schema.names and not pa.types.is_integer(schema.field("label").type):
         raise BeyondError(
             f"the column 'label' of {where} holds {schema.field('label').type}, not class indices 0..999"
         )
-    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    label = described.get("info", {}).get("features", {}).get("label", {})
-    names = label.get("names") if isinstance(label, dict) else None
+    names = _names_of_classes(schema)
     if names is not None and len(names) != NUM_CLASSES:
         raise BeyondError(
             f"{where} has {len(names)} classes, not the {NUM_CLASSES} of ILSVRC2012; its labels mean others"
         )
-    if names is not None and all(_WNID.fullmatch(name) for name in names) and tuple(names) != wnids():
+    if names is not None and all(_WNID.fullmatch(str(name)) for name in names) and tuple(names) != wnids():
         raise BeyondError(
             f"{where} lists its classes in another order than ILSVRC2012 (class 0 is {names[0]})"
         )
+
+
+def _types(schema: Any, name: str) -> list[Any]:
+    return [schema.field(name).type] if name in schema.names else []
+
+
+def _names_of_classes(schema: Any) -> list[Any] | None:
+    """The names of classes that the library datasets left in a schema, or None."""
+    try:
+        found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        for key in ("info", "features", "label", "names"):
+            found = found.get(key)
+    except (AttributeError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
 
 
 # --- Ids and labels ----------------------------------------------------------------------------------------
@@ -496,8 +526,12 @@ def _read_labels(folder: Path) -> tuple[Path | None, dict[str, int]]:
     for path in (folder / _LABELS_FILE, folder.resolve().parent / _LABELS_FILE):
         if not path.is_file():
             continue
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise BeyondError(f"{path} is not UTF-8 text; save it as CSV in UTF-8") from None
+        try:
+            reader = csv.DictReader(lines)
             columns = set(reader.fieldnames or ())
             if not {"image_id", "class_index"} <= columns:
                 if path.parent != folder:
@@ -515,6 +549,8 @@ def _read_labels(folder: Path) -> tuple[Path | None, dict[str, int]]:
                     )
                 if labels.setdefault(image_id, label) != label:
                     raise BeyondError(f"{where} gives {image_id} a second label, {label}; remove one")
+        except csv.Error as error:
+            raise BeyondError(f"{path} cannot be read as CSV ({error}); save it again") from None
         return path, labels
     return None, {}
 
@@ -568,9 +604,24 @@ def _of_one_split(files: Sequence[str], where: Path) -> list[str]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BeyondError(f"cannot read {path}: {_one_line(error)}; save the dataset again") from error
+    if not isinstance(content, dict):
+        raise BeyondError(f"{path} holds no keys; save the dataset again")
     return content
+
+
+def _texts(values: object, where: Path) -> list[str]:
+    """A list of plain names, without folders."""
+    if not isinstance(values, list) or not all(
+        isinstance(value, str)
+        and value.isprintable()
+        and len(value) < 200
+        and Path(value).name == value != ".."
+        for value in values
+    ):
+        raise BeyondError(f"{where} does not list its files or splits; save the dataset again")
+    return values
 
 
 def _one_line(error: Exception) -> str:

@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from annotations.classes import (
     NUM_CLASSES,
@@ -20,7 +18,8 @@ from annotations.classes import (
     wnids,
 )
 from annotations.errors import BeyondError
-from benchmark.records import Predictions
+from annotations.tables import one_line, read_parquet
+from benchmark.records import FOREIGN_TYPES, Predictions
 
 FORMATS = (".parquet", ".csv", ".npy")
 
@@ -58,9 +57,11 @@ def read_prediction_file(path: Path, *, ids_file: Path | None = None) -> Predict
         elif suffix == ".csv":
             predictions = _read_csv(path)
         else:
-            predictions = Predictions.from_arrow(pq.read_table(path, partitioning=None), where=str(path))
-    except (ValueError, EOFError, pa.ArrowException, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise BeyondError(f"{path} cannot be read as {suffix[1:]} predictions: {error}") from None
+            predictions = Predictions.from_arrow(read_parquet(path, FOREIGN_TYPES), where=str(path))
+    except (BeyondError, OSError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - NumPy parses the header of a .npy as Python, which raises nearly anything
+        raise BeyondError(f"{path} cannot be read as {suffix[1:]} predictions: {one_line(error)}") from None
     return _checked(predictions, str(path))
 
 
@@ -112,7 +113,8 @@ def _read_numpy(path: Path, ids_file: Path | None) -> Predictions:
 
 
 def _read_csv(path: Path) -> Predictions:
-    frame = pd.read_csv(path, dtype={"file_name": str, "predicted_class": str})
+    # index_col: a row with a cell too many must not turn the first column into the index.
+    frame = pd.read_csv(path, dtype={"file_name": str, "predicted_class": str}, index_col=False)
     for name in ("file_name", "predicted_class"):
         if name not in frame:
             raise BeyondError(

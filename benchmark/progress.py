@@ -33,6 +33,13 @@ class Meter:
             self._last = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)  # noqa: T201 - this is the output
 
+    def drop(self, count: int) -> None:
+        """Say that `count` of the items need not be done."""
+        if self.total is not None:
+            self.total -= count
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], total=self.total)
+
     def rate(self) -> float:
         """Items a second since the start."""
         return self.done / max(time.monotonic() - self._started, 1e-9)

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from annotations.errors import BeyondError
+from annotations.tables import read_parquet
 
 PREDICTIONS = "predictions"
 SKIPPED = "skipped"
@@ -39,6 +40,13 @@ PREDICTIONS_SCHEMA = pa.schema(
     ]
 )
 SKIPPED_SCHEMA = pa.schema([("image_id", pa.string()), ("reason", pa.string())])
+
+# As predictions of others may come: wider, so that a class out of range is named as such.
+FOREIGN_TYPES = {
+    **{field.name: field.type for field in PREDICTIONS_SCHEMA},
+    "original_label": pa.int64(),
+    "classes": pa.list_(pa.int64()),
+}
 
 _PART = re.compile(r"part-(\d{5,})-([0-9a-f]{16})\.parquet")
 
@@ -84,10 +92,11 @@ class Predictions:
 
     @classmethod
     def from_arrow(cls, table: pa.Table, *, where: str) -> Predictions:
-        """Read a table in `PREDICTIONS_SCHEMA`; `original_label`, `logits` and `logsumexp` may be absent.
+        """Read a table in `FOREIGN_TYPES`; `original_label`, `logits` and `logsumexp` may be absent.
 
         Raises:
-            BeyondError: A column is missing, a class is outside 0..999, or lists differ in length.
+            BeyondError: A column is missing, a class or label is outside 0..999, a logit is not finite, an id
+                is missing, or lists differ in length.
         """
         missing = {"image_id", "classes"} - set(table.column_names)
         if missing:
@@ -103,9 +112,17 @@ class Predictions:
             logsumexp = table["logsumexp"].to_numpy().astype(np.float32)
             if logits.shape != classes.shape:
                 raise BeyondError(f"{where}: classes and logits differ in length")
+            if not (np.isfinite(logits).all() and np.isfinite(logsumexp).all()):
+                raise BeyondError(f"{where}: a logit or logsumexp is NaN, infinite or missing")
         labels = np.full(n, -1, dtype=np.int16)
         if "original_label" in table.column_names:
-            labels = table["original_label"].fill_null(-1).to_numpy().astype(np.int16)
+            given = table["original_label"].fill_null(-1).to_numpy()
+            if n and (given.min() < -1 or given.max() > 999):
+                bad = given[(given < -1) | (given > 999)][0]
+                raise BeyondError(f"{where}: original_label {bad} is outside 0..999")
+            labels = given.astype(np.int16)
+        if table["image_id"].null_count:
+            raise BeyondError(f"{where} has a row without an image_id")
         ids = table["image_id"].to_numpy(zero_copy_only=False).astype(object)
         return cls(ids, labels, classes.astype(np.int16), logits, logsumexp)
 
@@ -114,9 +131,12 @@ def _matrix(table: pa.Table, name: str, dtype: np.dtype[Any], where: str) -> npt
     column = table[name].combine_chunks()
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
-    flat = column.flatten().to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+    flat = column.flatten()
+    if column.null_count or flat.null_count:
+        raise BeyondError(f"{where}: a row of {name!r} is empty or has an entry that is")
+    flat = flat.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
     lengths = np.diff(column.offsets.to_numpy())
-    if column.null_count or (len(lengths) and (lengths != lengths[0]).any()):
+    if len(lengths) and (lengths != lengths[0]).any():
         raise BeyondError(f"{where}: every row of {name!r} needs the same number of entries")
     return flat.reshape(len(lengths), -1) if len(lengths) else np.zeros((0, 0), dtype=dtype)
 
@@ -225,7 +245,7 @@ def iter_predictions(run: Path) -> Iterator[Predictions]:
             raise BeyondError(
                 f"{path} is damaged (checksum); run the same beyond score command again to repair it"
             )
-        part = Predictions.from_arrow(pq.read_table(path, partitioning=None), where=str(path))
+        part = Predictions.from_arrow(read_parquet(path, FOREIGN_TYPES), where=str(path))
         before = len(seen)
         seen.update(part.image_ids)
         if len(seen) != before + len(part):

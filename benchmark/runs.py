@@ -31,11 +31,12 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from annotations.classes import NUM_VALIDATION_IMAGES, validation_number
 from annotations.errors import BeyondError
+from annotations.tables import read_parquet
 from benchmark import records
 from benchmark.attack_records import ADVERSARIALS, ROBUSTNESS, AttackInfo, has_attacks, read_attacks
 from benchmark.criticism.info import CriticismInfo, DistancesInfo
@@ -258,19 +259,24 @@ def finished_ids(run: Path) -> tuple[set[str], list[Path]]:
     for kind in (records.PREDICTIONS, records.SKIPPED):
         for path in records.part_paths(run / kind):
             if records.part_is_sound(path):
-                done.update(
-                    pq.read_table(path, columns=["image_id"], partitioning=None)["image_id"].to_pylist()
-                )
+                done.update(_ids_in(path))
             else:
                 damaged.append(records.quarantine(path))
     return done, damaged
+
+
+def _ids_in(path: Path) -> list[str]:
+    types = {"image_id": pa.string()}
+    ids: list[str] = read_parquet(path, types, columns=["image_id"], filled=types)["image_id"].to_pylist()
+    return ids
 
 
 def skipped_images(run: Path) -> dict[str, str]:
     """Images that could not be read, and why."""
     found: dict[str, str] = {}
     for path in records.part_paths(run / records.SKIPPED):
-        table = pq.read_table(path, partitioning=None)
+        types = {field.name: field.type for field in records.SKIPPED_SCHEMA}
+        table = read_parquet(path, types, columns=records.SKIPPED_SCHEMA.names, filled=types)
         found.update(zip(table["image_id"].to_pylist(), table["reason"].to_pylist()))
     return found
 
@@ -449,6 +455,9 @@ def score_run(
             name: versions[name] for name in ("beyond-accuracy", "torch") if name in versions
         }
         provenance.update(info.settings)
+        if isinstance(check := info.environment.get("precision_check"), dict):
+            provenance["compared_with_float32"] = check["images"]
+            provenance["predictions_changed"] = check["changed"]
         scorecard = Scorecard(
             model=info.model,
             images=info.images.model_copy(update={"n": len(result.image_ids), "skipped": skipped}),

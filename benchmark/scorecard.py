@@ -132,4 +132,8 @@ def read_scorecard(path: Path) -> Scorecard:
     file = path / SCORECARD_FILE if path.is_dir() else path
     if not file.is_file():
         raise BeyondError(f"{path} holds no {SCORECARD_FILE}; make one with: beyond rescore {path}")
-    return Scorecard.from_json(file.read_text(encoding="utf-8"), where=str(file))
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise BeyondError(f"{file} is not UTF-8 text; write it again with: beyond rescore RUN") from None
+    return Scorecard.from_json(text, where=str(file))

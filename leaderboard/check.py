@@ -5,14 +5,15 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from benchmark.cli.score import annotations_option, split_list
-from benchmark.report.names import metric_name
 from benchmark.report.text import clean, count
-from leaderboard.gate import POWER, Gate, Row, Verdict, gate
+
+if TYPE_CHECKING:
+    from leaderboard.gate import Gate, Row, Verdict
 
 WORDS: dict[Verdict, str] = {
     "worse": "WORSE",
@@ -26,6 +27,8 @@ WORDS: dict[Verdict, str] = {
 
 
 def _title(row: Row) -> str:
+    from benchmark.report.names import metric_name
+
     return metric_name(row.track, row.metric).technical
 
 
@@ -86,6 +89,8 @@ def _columns(found: Gate) -> list[tuple[str, Callable[[Row], str]]]:
 
 
 def _sensitivity(found: Gate) -> str:
+    from leaderboard.gate import POWER
+
     shown = [row for row in found.rows if row.detectable is not None and row.unit == "fraction"]
     if not shown:
         return ""
@@ -235,6 +240,8 @@ def check(
 
     Between two run folders the tests are paired, image by image; with a bare scorecard they cannot be.
     """  # noqa: D301 - click reads the escape
+    from leaderboard.gate import gate
+
     found = gate(run, **asked)
     if markdown_file is not None:
         markdown_file.write_text(to_markdown(found), encoding="utf-8")

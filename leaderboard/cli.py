@@ -32,10 +32,6 @@ def leaderboard() -> None:
     """Check, rank and publish entries: scorecards with their provenance."""
 
 
-for _command in (comment, drift, review, verify):
-    leaderboard.add_command(_command)
-
-
 for command in (comment, drift, review, verify):
     leaderboard.add_command(command)
 

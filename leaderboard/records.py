@@ -90,7 +90,7 @@ def check_bounds(path: Path) -> None:
             continue
         try:
             footer = pq.read_metadata(file)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise BeyondError(f"{file.name} is not a readable Parquet file ({error})") from None
         kind = file.parent.name if within else ""
         rows[kind] = rows.get(kind, 0) + footer.num_rows

@@ -16,7 +16,6 @@ import click
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from annotations.errors import BeyondError
-from leaderboard.destinations import IN_REPOSITORY
 
 if TYPE_CHECKING:
     from benchmark.scorecard import Scorecard
@@ -86,6 +85,7 @@ def review_checkout(checkout: Path, *, base: str = "HEAD^1", hub: bool = True) -
     Raises:
         BeyondError: The folder is no git checkout, or too many entries change.
     """
+    from leaderboard.destinations import IN_REPOSITORY
     from leaderboard.validation import validate
 
     paths = changed_paths(checkout, base)
@@ -146,6 +146,7 @@ def changed_paths(checkout: Path, base: str) -> list[str]:
 def _before(checkout: Path, base: str, slug: str) -> Scorecard | None:
     """The scorecard that the base has of an entry, or None where it has no such entry."""
     from benchmark.scorecard import SCORECARD_FILE, Scorecard
+    from leaderboard.destinations import IN_REPOSITORY
 
     try:
         text = _git(checkout, "show", f"{base}:{IN_REPOSITORY}/{slug}/{SCORECARD_FILE}")

@@ -53,7 +53,7 @@ COLUMNS = {
 }
 """The columns of each kind of records; a file with any other is not sent."""
 
-KEPT_ENVIRONMENT = ("versions", "python", "git", "device", "batch_size")
+KEPT_ENVIRONMENT = ("versions", "python", "git", "device", "batch_size", "precision_check")
 """What of a run's environment is published; the rest says things about a machine."""
 
 _ABSOLUTE = re.compile(r"(?<![\w:/\\.])(?:~|[A-Za-z]:)?[/\\](?:[^\s'\"/\\:]+[/\\])+([^\s'\"/\\:]*)")

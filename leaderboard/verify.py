@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-import numpy.typing as npt
 
 from annotations.errors import BeyondError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from benchmark.classifier import Classifier
     from benchmark.images import ImageSet
     from benchmark.records import Predictions
@@ -62,6 +63,8 @@ class Agreement:
 
 def draw(image_ids: npt.NDArray[np.object_], n: int, *seed: object) -> npt.NDArray[np.object_]:
     """Take n of the ids at random, each once, in the order of ids; the same for the same seed and ids."""
+    import numpy as np
+
     from benchmark import statistics
 
     ids = np.sort(image_ids.astype(str)).astype(object)
@@ -78,6 +81,8 @@ def compare(
     Raises:
         BeyondError: An image of the re-run was not published.
     """
+    import numpy as np
+
     from benchmark import statistics
 
     at = {image_id: row for row, image_id in enumerate(published.image_ids)}
@@ -118,11 +123,15 @@ def compare(
 
 def smallest_sample(tolerance: float) -> int:
     """Fewest images that can rule out a share of `tolerance`, when all of them agree."""
+    import numpy as np
+
     return int(np.ceil(np.log(0.05) / np.log1p(-tolerance)))
 
 
 def rerun(classifier: Classifier, images: ImageSet, ids: list[str], **settings: Any) -> Predictions:
     """Predict some images of a set."""
+    import numpy as np
+
     from benchmark import runs
     from benchmark.engine import Settings, predict
     from benchmark.records import Predictions, iter_predictions
@@ -155,6 +164,8 @@ def published(entry: Entry, *, records: Path | None, hub: bool) -> Predictions:
     Raises:
         BeyondError: They are not here, or not those that the entry names.
     """
+    import numpy as np
+
     from benchmark.prediction_files import read_prediction_file
     from benchmark.records import Predictions, iter_predictions
     from leaderboard.records import find_records
@@ -265,6 +276,8 @@ def run_verification(
     as_json: bool,
 ) -> bool:
     """Verify one entry; whether it agrees. See the command for the arguments."""
+    import numpy as np
+
     from benchmark.images import open_image_set
     from leaderboard.entries import ENTRIES_FOLDER, ENTRY_FILE, read_entry
 
@@ -291,7 +304,7 @@ def run_verification(
 
     import torch
 
-    from benchmark.cli.score import choose_device, default_workers, device_name
+    from benchmark.devices import choose_device, default_workers, device_name
     from benchmark.models import load
 
     place = choose_device(device)
@@ -299,7 +312,13 @@ def run_verification(
     classifier = load(spec)
     _check_weights(entry, classifier)
     ours = rerun(
-        classifier, images, ids.tolist(), batch_size=batch_size, device=place, workers=default_workers(place)
+        classifier,
+        images,
+        ids.tolist(),
+        batch_size=batch_size,
+        device=place,
+        workers=default_workers(place),
+        precision="bfloat16" if entry.scorecard.provenance.get("dtype") == "bfloat16" else "float32",
     )
     found = compare(theirs, ours, logit_tolerance=logit_tolerance)
     passed = found.upper <= tolerance

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, database_trouble
 
 if TYPE_CHECKING:
     from annotations.campaign.config import CampaignConfig
@@ -42,7 +42,25 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, and nothing else.")(command)
 
 
-@click.group()
+class _Group(click.Group):
+    """A group whose commands say in one line what is wrong with the database."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command.
+
+        Raises:
+            BeyondError: The database is none of a campaign, or cannot be reached.
+        """
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            line = database_trouble(error)
+            if line is None:
+                raise
+            raise BeyondError(line) from error
+
+
+@click.group(cls=_Group)
 def campaign() -> None:
     """Ask people whether labels apply to images: make a campaign, serve it, collect the votes.
 

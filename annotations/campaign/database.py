@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from annotations.campaign.config import STUDY_FILE
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, user_path
 
 try:
     import alembic.command
@@ -45,11 +45,11 @@ def parse_url(text: str) -> URL:
         BeyondError: It is neither SQLite nor PostgreSQL.
     """
     if "://" not in text:
-        path = Path(text).expanduser()
+        path = user_path(text)
         return URL.create("sqlite", database=str(path / STUDY_FILE if path.is_dir() else path))
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise BeyondError(
             "--db is no database URL; for example campaign.db or postgresql://host/name"
         ) from None
@@ -77,8 +77,8 @@ class Database:
             **({"reading": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"})
         )
         self._compiled: dict[Any, str] = {}
-        # What `write` raises comes from the driver as it is.
-        self._errors: tuple[type[Exception], ...] = (DBAPIError, self.engine.dialect.loaded_dbapi.Error)
+        # What the database or its driver raises; what `write` does comes from the driver as it is.
+        self.errors: tuple[type[Exception], ...] = (DBAPIError, self.engine.dialect.loaded_dbapi.Error)
         self._together = _Together(self.engine) if self.is_sqlite else None
 
     @property
@@ -131,7 +131,7 @@ class Database:
             try:
                 with self.engine.begin() as connection:
                     return work(connection)
-            except self._errors as error:
+            except self.errors as error:
                 if attempt == _RETRIES - 1 or not _passes(error):
                     raise
                 time.sleep(0.01 * 2**attempt)

@@ -35,6 +35,7 @@ from annotations.classes import class_definitions, class_names
 from annotations.errors import BeyondError
 from annotations.judgements import VERDICT_NAMES, LabelSets, Verdict
 from annotations.publish import CAMPAIGN_FILE, EXTRA_VOTES, VOTES_FILE, VOTES_SCHEMA
+from annotations.tables import one_line, read_parquet
 
 Method = Literal["k-of-n", "majority", "dawid-skene", "one-coin"]
 METHODS: tuple[Method, ...] = ("k-of-n", "majority", "dawid-skene", "one-coin")
@@ -245,6 +246,18 @@ def mturk_input(store: Store, *, image_prefix: str) -> str:
 # In --------------------------------------------------------------------------------------------------------
 
 
+# A list where a mapping belongs, a text where a number does, and so on.
+_NOT_OF_THE_FORM = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    csv.Error,
+)
+
+
 def read_votes(file: Path, kind: Literal["parquet", "label-studio", "mturk"]) -> list[ImportedVote]:
     """Votes from a file of another tool.
 
@@ -259,12 +272,14 @@ def read_votes(file: Path, kind: Literal["parquet", "label-studio", "mturk"]) ->
         if kind == "label-studio":
             return _from_label_studio(file)
         return _from_mturk(file)
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, pa.ArrowException) as error:
-        raise BeyondError(f"{file} cannot be read as {kind} ({' '.join(str(error).split())})") from None
+    except _NOT_OF_THE_FORM as error:
+        raise BeyondError(f"{file} cannot be read as {kind} ({one_line(error)})") from None
 
 
 def _from_parquet(file: Path) -> list[ImportedVote]:
-    table = pq.read_table(file, partitioning=None)
+    types = {field.name: field.type for field in EXPORTED_VOTES} | {"class_index": pa.int64()}
+    filled = ("image_id", "class_index", "rater", "answer")
+    table = read_parquet(file, types, filled=filled)
     for name in ("image_id", "class_index", "rater", "answer"):
         if name not in table.column_names:
             raise BeyondError(

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from annotations.campaign.config import CampaignConfig, parse_config
@@ -18,8 +17,15 @@ from annotations.campaign.types import NewGold, NewImage, NewPair
 from annotations.classes import NUM_CLASSES, class_names
 from annotations.errors import BeyondError
 from annotations.judgements import LabelSets, Verdict
+from annotations.tables import read_parquet
 
 GOLD_LIMIT = 1000
+
+PARQUET_TYPES = {
+    **dict.fromkeys(("image_id", "reason", "arm", "expected", "explanation"), pa.string()),
+    **dict.fromkeys(("priority", "sampling_probability"), pa.float64()),
+    "class_index": pa.int64(),
+}
 
 
 def read_config(file: Path | None, given: dict[str, Any]) -> CampaignConfig:
@@ -32,7 +38,7 @@ def read_config(file: Path | None, given: dict[str, Any]) -> CampaignConfig:
     if file is not None:
         try:
             values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise BeyondError(f"{file} cannot be read as YAML ({' '.join(str(error).split())})") from None
         if not isinstance(values, dict):
             raise BeyondError(f"{file} holds no settings; write lines such as: votes: 5")
@@ -195,11 +201,12 @@ def _read_table(file: Path) -> pd.DataFrame:
         raise BeyondError(f"no such file: {file}")
     try:
         if file.suffix.lower() == ".csv":
-            return pd.read_csv(file, dtype={"image_id": str})
+            texts = [name for name, kind in PARQUET_TYPES.items() if kind == pa.string()]
+            return pd.read_csv(file, dtype=dict.fromkeys(texts, str), index_col=False)
         if file.suffix.lower() == ".parquet":
-            frame: pd.DataFrame = pq.read_table(file, partitioning=None).to_pandas()
+            frame: pd.DataFrame = read_parquet(file, PARQUET_TYPES).to_pandas()
             return frame
-    except (ValueError, OSError, pa.ArrowException) as error:
+    except (ValueError, OSError) as error:
         raise BeyondError(f"{file} cannot be read ({' '.join(str(error).split())})") from None
     raise BeyondError(f"{file} is neither .parquet nor .csv")
 

@@ -6,6 +6,7 @@ import base64
 import binascii
 import dataclasses
 import json
+import logging
 import math
 import re
 import threading
@@ -24,7 +25,7 @@ from annotations.campaign.rules import ASKING
 from annotations.campaign.store import Store
 from annotations.campaign.types import Batch, Item, Outcome, Person, Picture, Progress, Prolific
 from annotations.classes import class_definitions, class_names
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, database_trouble
 from annotations.web.recent import Recent
 from annotations.web.security import Guard, RateLimit, csrf_matches, csrf_token, is_same_origin
 
@@ -40,6 +41,7 @@ except ImportError as error:
         "install them with: pip install 'beyond-accuracy[campaign]'"
     ) from error
 
+_LOG = logging.getLogger("uvicorn.error")
 HERE = Path(__file__).parent
 MAX_ITEMS = 200
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,64}")
@@ -365,6 +367,15 @@ def _add_errors(app: FastAPI, web: _Web) -> None:
     @app.exception_handler(BeyondError)
     def refused(request: Request, error: BeyondError) -> Response:
         return answer(request, 409, str(error))
+
+    def away(request: Request, error: Exception) -> Response:
+        # Browsers keep what has no answer and send it again, so a database that restarts loses nothing.
+        _LOG.warning(database_trouble(error))
+        text = "The database is away for a moment. Try again soon."
+        return answer(request, 503, text, {"Retry-After": "2"})
+
+    for kind in web.store.database.errors:
+        app.add_exception_handler(kind, away)
 
     @app.exception_handler(_RedirectError)
     def redirect(_request: Request, error: _RedirectError) -> Response:

@@ -95,15 +95,21 @@ def main(argv: list[str] | None = None) -> None:
         # The reader of a pipe (head, less) left; nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except BeyondError as error:
-        _fail(str(error), error.exit_code)
-    except OSError as error:
-        _fail(_os_error(error), 2)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a user never sees a traceback
-        _fail(
-            f"internal error: {type(error).__name__}: {error} (BEYOND_DEBUG=1 shows where; please report it)",
-            3,
-        )
+        known = isinstance(error, OSError | MemoryError)
+        code = error.exit_code if isinstance(error, BeyondError) else 2 if known else 3
+        _fail(message_of(error), code)
+
+
+def message_of(error: Exception) -> str:
+    """One line for the user: what is wrong, and what to do."""
+    if isinstance(error, BeyondError):
+        return str(error)
+    if isinstance(error, OSError):
+        return _os_error(error)
+    if isinstance(error, MemoryError):
+        return "memory ran out; use a smaller --batch-size or fewer --workers, and run the same command again"
+    return f"internal error: {type(error).__name__}: {error} (BEYOND_DEBUG=1 shows where; please report it)"
 
 
 def _fail(message: str, code: int) -> None:
@@ -120,5 +126,5 @@ def _os_error(error: OSError) -> str:
     if error.errno == errno.ENOSPC:
         return f"no space left on the disk while writing {where}; free some and run the same command again"
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"cannot write {where}: {error.strerror}; choose another folder with --out"
+        return f"cannot read or write {where}: {error.strerror}; check its permissions, or name another"
     return f"{error.strerror or error}: {where}"

@@ -12,13 +12,12 @@ import click
 from annotations.errors import BeyondError
 from benchmark.cli.score import (
     annotations_option,
-    choose_device,
-    default_workers,
     json_option,
     say,
     show,
     split_list,
 )
+from benchmark.devices import choose_device, default_workers
 
 if TYPE_CHECKING:
     from annotations.judgements import LabelSets

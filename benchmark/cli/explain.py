@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from annotations.errors import BeyondError
-from benchmark.cli.score import choose_device, default_workers, say
+from benchmark.cli.score import say
+from benchmark.devices import choose_device, default_workers
 
 if TYPE_CHECKING:
     import numpy as np

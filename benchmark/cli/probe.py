@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from annotations.errors import BeyondError
-from benchmark.cli.score import annotations_option, choose_device, default_workers, say
+from benchmark.cli.score import annotations_option, say
+from benchmark.devices import choose_device, default_workers
 from benchmark.probes import PROBES, ProbeInfo, get_probe
 
 if TYPE_CHECKING:

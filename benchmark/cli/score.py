@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from benchmark.classifier import Classifier
     from benchmark.criticism.settings import CriticismSettings
     from benchmark.engine import Settings
+    from benchmark.engine_ray import RaySettings
+    from benchmark.engine_settings import Loaded, WorkerSettings
     from benchmark.images import ImageSet
+    from benchmark.parts import Summary
     from benchmark.scorecard import Scorecard
 
 TRACKS = ("rectified", "robustness", "criticism")
@@ -54,6 +57,18 @@ def annotations_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+class BatchSize(click.ParamType):  # type: ignore[type-arg]  # in click 8.1 it is not generic
+    """A number of images, or `auto` (None in Python)."""
+
+    name = "integer|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """See click."""
+        if value == "auto":
+            return None
+        return click.IntRange(1, 65536).convert(value, param, ctx)
+
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print scorecards as JSON on standard output."
 )
@@ -61,6 +76,12 @@ json_option = click.option(
 
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]…")
+@click.option(
+    "--models",
+    "models_file",
+    type=click.Path(path_type=Path),
+    help="A file of more models, one spec a line; # starts a comment.",
+)
 @click.option(
     "--images", "images_spec", metavar="DIR", help="Folder of images, tar shards, hf:ORG/NAME, or sample."
 )
@@ -79,7 +100,45 @@ json_option = click.option(
     "--out", type=click.Path(path_type=Path), help="Run folder; with several inputs, one run each in it."
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--batch-size", type=click.IntRange(1, 65536), default=64, show_default=True)
+@click.option(
+    "--batch-size",
+    type=BatchSize(),
+    default=64,
+    show_default=True,
+    help="Images a forward pass; auto lets it grow on a GPU until memory or speed says stop.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="Of clean predictions; what bf16 changes is counted on 256 images.",
+)
+@click.option(
+    "--compile", "compile_model", is_flag=True, help="Run the model through torch.compile when predicting."
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="ray spreads clean predictions over the workers of a Ray cluster.",
+)
+@click.option(
+    "--ray-address",
+    metavar="HOST:PORT",
+    help="Ray: the cluster, or auto. [default: start Ray on this machine]",
+)
+@click.option(
+    "--ray-workers",
+    type=click.IntRange(1, 4096),
+    help="Ray: number of workers. [default: as many as the cluster has room for]",
+)
+@click.option(
+    "--gpus-per-worker",
+    type=click.FloatRange(0),
+    help="Ray: GPUs of a worker, may be a fraction. [default: 1 where there are any]",
+)
 @click.option(
     "--workers",
     type=click.IntRange(0, 256),
@@ -141,7 +200,9 @@ json_option = click.option(
     "--overwrite", is_flag=True, help="Throw away what the run folder holds, instead of going on with it."
 )
 @json_option
-def score(models: tuple[str, ...], prediction_file: Path | None, **options: Any) -> None:
+def score(
+    models: tuple[str, ...], models_file: Path | None, prediction_file: Path | None, **options: Any
+) -> None:
     """Score classifiers on images, or files of their predictions.
 
     \b
@@ -150,7 +211,9 @@ def score(models: tuple[str, ...], prediction_file: Path | None, **options: Any)
     beyond score --predictions resnet50.npy --annotations real,mla
     beyond score efficientnet-lite0 --images sample --tracks rectified,robustness,criticism
 
-    A run that was stopped goes on where it was when the same command is given again.
+    A run that was stopped goes on where it was when the same command is given again. Several models get a run
+    folder each in --out, and one that fails does not keep the others from being scored; the exit status is
+    then 2.
     """  # noqa: D301 - a backslash-b keeps click from joining the lines
     unknown = [track for track in options["tracks"] if track not in TRACKS]
     if unknown:
@@ -167,8 +230,13 @@ def score(models: tuple[str, ...], prediction_file: Path | None, **options: Any)
             )
         if options["images_spec"]:
             raise BeyondError("--predictions and --images do not go together: predictions need no images")
+        if models_file is not None or options["engine"] == "ray":
+            raise BeyondError("--predictions needs no model to run: leave --models and --engine out")
         scorecards = score_predictions([prediction_file, *map(Path, models)], **options)
+        show(scorecards, as_json=options["as_json"])
     else:
+        if models_file is not None:
+            models += read_models(models_file)
         if not models:
             raise BeyondError("nothing to score: name a MODEL with --images DIR, or give --predictions FILE")
         if not options["images_spec"]:
@@ -177,8 +245,75 @@ def score(models: tuple[str, ...], prediction_file: Path | None, **options: Any)
             )
         if options["ids_file"]:
             raise BeyondError("--ids goes with --predictions")
-        scorecards = score_models(models, plan=plan, criticism=criticism, **options)
-    show(scorecards, as_json=options["as_json"])
+        _score_all(models, plan=plan, criticism=criticism, ray=ray_settings(**options), **options)
+
+
+def _score_all(models: Sequence[str], **options: Any) -> None:
+    """Score models, show what came of it, and fail in the end if one of them did."""
+    if len(models) == 1:
+        show(score_models(models, **options), as_json=options["as_json"])
+        return
+    reasons: dict[str, str] = {}
+
+    def failed(spec: str, error: Exception) -> None:
+        from benchmark.cli import message_of
+
+        reasons[spec] = message_of(error)
+        say(f"error: {spec}: {reasons[spec]}")
+
+    scorecards = score_models(models, failed=failed, **options)
+    if scorecards or options["as_json"]:
+        show(scorecards, as_json=options["as_json"], several=True)
+    if reasons:
+        names = ", ".join(reasons)
+        raise BeyondError(
+            f"{len(reasons)} of {len(models)} models failed ({names}); the reasons are above, and the same "
+            "command goes on with them"
+        )
+
+
+def read_models(path: Path) -> tuple[str, ...]:
+    """A file of model specs, one a line; empty lines and what follows a # are left out.
+
+    Raises:
+        BeyondError: It cannot be read, or names no model.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BeyondError(f"cannot read the list of models {path}: {error}") from error
+    specs = tuple(spec for line in lines if (spec := re.split(r"(?:^|\s)#", line, maxsplit=1)[0].strip()))
+    if not specs:
+        raise BeyondError(f"the list of models {path} is empty; write one spec a line")
+    return specs
+
+
+def ray_settings(
+    *,
+    engine: str,
+    ray_address: str | None,
+    ray_workers: int | None,
+    gpus_per_worker: float | None,
+    **_: Any,
+) -> RaySettings | None:
+    """Where Ray's workers are, or None for the local engine.
+
+    Raises:
+        BeyondError: An option of Ray is given without it.
+    """
+    given = {
+        "--ray-address": ray_address,
+        "--ray-workers": ray_workers,
+        "--gpus-per-worker": gpus_per_worker,
+    }
+    if engine != "ray":
+        lonely = [name for name, value in given.items() if value is not None]
+        if lonely:
+            raise BeyondError(f"{lonely[0]} goes with --engine ray")
+        return None
+    from benchmark.engine_ray import RaySettings
+
+    return RaySettings(address=ray_address, workers=ray_workers, gpus_per_worker=gpus_per_worker)
 
 
 @dataclass(frozen=True)
@@ -376,7 +511,7 @@ def score_models(
     annotations: list[str] | None,
     out: Path | None,
     device: str,
-    batch_size: int,
+    batch_size: int | None,
     workers: int | None,
     threads: int | None,
     top_k: int,
@@ -384,80 +519,292 @@ def score_models(
     on_error: str,
     overwrite: bool,
     quiet: bool = False,
+    precision: str = "fp32",
+    compile_model: bool = False,
     plan: AttackPlan | None = None,
     criticism: CriticismSettings | None = None,
+    ray: RaySettings | None = None,
+    failed: Callable[[str, Exception], None] | None = None,
     **_: Any,
 ) -> list[tuple[Path, Scorecard]]:
-    """Run each model on the images, resuming what is there, and score each."""
+    """Run each model on the images, resuming what is there, and score each.
+
+    Args:
+        models: Their specs.
+        batch_size: Images a forward pass; None chooses.
+        images_spec: See `benchmark.images.open_image_set`.
+        annotations: Label sets; None takes what suits the images.
+        out: As `--out`.
+        device: As `--device`.
+        workers: As `--workers`.
+        threads: As `--threads`.
+        top_k: As `--top-k`.
+        limit: As `--limit`.
+        on_error: `stop` or `skip`.
+        overwrite: Throw away what is there.
+        quiet: No progress.
+        precision: `fp32` or `bf16`.
+        compile_model: Use torch.compile.
+        plan: How to attack, if at all.
+        criticism: How to criticize, if at all.
+        ray: Run on Ray's workers instead of in this process.
+        failed: Called with the spec of a model that fails and the reason; the others go on. None raises it.
+        **_: Other options of the command.
+    """
     from benchmark import runs
     from benchmark.images import open_image_set
 
     # What can be wrong is found out before anything expensive is loaded.
     images = open_image_set(images_spec, limit=limit)
     default = ["sample"] if images.name == "sample" else ["real"]
-    labels = runs.load_labels(annotations or default)
+    specs = annotations or default
+    labels = runs.load_labels(specs)
     if (plan is not None or criticism is not None) and images.total is None:
         raise BeyondError(
             f"{images.name} is streamed, and attacks read images more than once; download it first"
         )
+    targets = dict(zip(models, _targets([_slug(spec) for spec in models], out)))
+    from benchmark.engine_settings import WorkerSettings
 
-    import torch
-
-    from benchmark.engine import Settings, predict
-    from benchmark.models import load
-    from benchmark.scorecard import ImagesInfo, ModelInfo
-
-    if threads:
-        torch.set_num_threads(threads)
-    place = choose_device(device)
-    settings = Settings(
+    how = WorkerSettings(
         batch_size=batch_size,
-        workers=default_workers(place) if workers is None else workers,
-        device=place,
+        workers=workers,
+        device=device,
+        threads=threads,
         top_k=top_k,
         skip_errors=on_error == "skip",
+        precision="bfloat16" if precision == "bf16" else "float32",
+        compile=compile_model,
         quiet=quiet,
     )
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    if ray is None:
+        observed = _observe_here(targets, images, how, overwrite=overwrite)
+    else:
+        observed = _observe_on_ray(targets, images, how, ray, overwrite=overwrite)
     scorecards = []
-    for spec, run in zip(models, _targets([_slug(spec) for spec in models], out)):
-        classifier = load(spec)
-        info = runs.RunInfo(
-            model=ModelInfo(**dict(classifier.describe().items())),
-            images=ImagesInfo(
-                name=images.name, n=len(images), fingerprint=images.fingerprint, sample=images.sample
-            ),
-            settings={"dtype": "float32", "tf32": False, "top_k": top_k},
-            environment={
-                **runs.environment(),
-                "device": device_name(settings.device),
-                "threads": torch.get_num_threads(),
-                "batch_size": batch_size,
-                "workers": settings.workers,
-            },
-        )
-        with runs.locked(run):
-            done: set[str] = set()
-            if runs.start_or_resume(run, info, overwrite=overwrite):
-                done, damaged = runs.finished_ids(run)
-                for path in damaged:
-                    say(f"a part was damaged and is made again; its bytes are kept in {path}")
-                if done:
-                    say(f"going on with {run}: {len(done):,} images have a record already")
-            summary = predict(classifier, images, run, settings, done=done, warn=say)
-            if plan is not None:
-                attack_images(classifier, images, run, plan, labels=labels, settings=settings)
-            if criticism is not None:
-                from benchmark.cli.criticize import criticize_images
-
-                criticize_images(classifier, images, run, criticism, labels=labels, settings=settings)
-        for kind, ids in sorted(summary.notes.items()):
-            named = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
-            say(f"{len(ids)} {kind} {'image' if len(ids) == 1 else 'images'} converted to RGB: {named}")
-        if summary.skipped:
-            say(f"{summary.skipped} images skipped; the reasons are in {run / 'skipped'}")
-        scorecards.append((run, runs.score_run(run, annotations or default, labels=labels)))
+    for spec, observe in observed:
+        run = targets[spec]
+        try:
+            classifier, summary = observe()
+            _report(run, summary)
+            if plan is not None or criticism is not None:
+                _attack_and_criticize(
+                    classifier or spec, images, run, plan, criticism, labels=labels, how=how
+                )
+            scorecards.append((run, runs.score_run(run, specs, labels=labels)))
+        except Exception as error:  # one model's fault, whatever it is, is not the others'
+            if failed is None:
+                raise
+            failed(spec, error)
     return scorecards
+
+
+Observed = tuple["Classifier | None", "Summary"]
+
+
+def _observe_here(
+    targets: Mapping[str, Path], images: ImageSet, how: WorkerSettings, *, overwrite: bool
+) -> Iterator[tuple[str, Callable[[], Observed]]]:
+    """Each model with what loads it and records its predictions, in this process."""
+    import torch
+
+    from benchmark.devices import choose_device, default_workers, device_name
+    from benchmark.engine import Forward, Settings, predict
+    from benchmark.engine_settings import Loaded
+    from benchmark.models import load
+
+    if how.threads:
+        torch.set_num_threads(how.threads)
+    place = choose_device(how.device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+    def observe(spec: str, run: Path) -> Observed:
+        classifier = load(spec)
+        settings = Settings(
+            batch_size=1,
+            workers=default_workers(place) if how.workers is None else how.workers,
+            device=place,
+            top_k=how.top_k,
+            skip_errors=how.skip_errors,
+            quiet=how.quiet,
+            precision=how.precision,
+            compile=how.compile,
+        )
+        size = how.batch_size or _batch_size_of(run, overwrite=overwrite)
+        if size is None:
+            from benchmark.batch_size import automatic
+
+            size = automatic(
+                lambda size: Forward(classifier, replace(settings, batch_size=size), say),
+                classifier.preprocessing.input_size,
+                place,
+            )
+        settings = replace(settings, batch_size=size)
+        check = None
+        if how.precision != "float32" and (overwrite or not (run / "run.json").is_file()):
+            from benchmark.parts import COMPARED
+            from benchmark.precision import count_changes
+
+            found = count_changes(classifier, images.spread(COMPARED), settings)
+            check = (found.images, found.changed, found.logit_error)
+        loaded = Loaded(
+            classifier.describe(), device_name(place), torch.get_num_threads(), settings.workers, size, check
+        )
+        with _prepared(run, images, how, loaded, overwrite=overwrite) as done:
+            return classifier, predict(classifier, images, run, settings, done=done, warn=say)
+
+    return ((spec, partial(observe, spec, run)) for spec, run in targets.items())
+
+
+def _observe_on_ray(
+    targets: Mapping[str, Path],
+    images: ImageSet,
+    how: WorkerSettings,
+    ray: RaySettings,
+    *,
+    overwrite: bool,
+) -> Iterator[tuple[str, Callable[[], Observed]]]:
+    """Record the predictions of all models on Ray's workers; then each model with what came of it."""
+    from benchmark.engine_ray import Job, Outcome, Pool
+
+    jobs = [
+        Job(
+            spec,
+            run,
+            partial(_prepared, run, images, how, overwrite=overwrite, engine="ray"),
+            batch_size=_batch_size_of(run, overwrite=overwrite) if how.batch_size is None else None,
+            compare=how.precision != "float32" and (overwrite or not (run / "run.json").is_file()),
+        )
+        for spec, run in targets.items()
+    ]
+    with Pool(ray, how, warn=say) as pool:
+        outcomes = pool.predict(jobs, images)
+
+    def result(outcome: Outcome) -> Observed:
+        if outcome.summary is None:
+            raise outcome.error or RuntimeError("a job without an outcome")
+        return None, outcome.summary
+
+    return ((spec, partial(result, outcome)) for spec, outcome in zip(targets, outcomes))
+
+
+def _batch_size_of(run: Path, *, overwrite: bool) -> int | None:
+    """The batch size of the run that is there: one that was measured comes out otherwise the next time."""
+    from benchmark import runs
+
+    if overwrite or not (run / runs.RUN_FILE).is_file():
+        return None
+    size = runs.read_run(run).environment.get("batch_size")
+    return size if isinstance(size, int) else None
+
+
+@contextmanager
+def _prepared(
+    run: Path,
+    images: ImageSet,
+    how: WorkerSettings,
+    loaded: Loaded,
+    *,
+    overwrite: bool,
+    engine: str = "local",
+) -> Iterator[set[str]]:
+    """Hold a run folder, made or found fit to go on with; yields the ids that have a record."""
+    from benchmark import runs
+    from benchmark.scorecard import ImagesInfo, ModelInfo
+
+    info = runs.RunInfo(
+        model=ModelInfo(**dict(loaded.model.items())),
+        images=ImagesInfo(
+            name=images.name, n=len(images), fingerprint=images.fingerprint, sample=images.sample
+        ),
+        settings={"dtype": how.precision, "tf32": False, "top_k": how.top_k},
+        environment={
+            **runs.environment(),
+            "engine": engine,
+            "device": loaded.device,
+            "threads": loaded.threads,
+            "batch_size": loaded.batch_size,
+            "workers": loaded.workers,
+            "compile": how.compile,
+        },
+    )
+    if loaded.precision_check is not None:
+        n, changed, error = loaded.precision_check
+        info.environment["precision_check"] = {
+            "images": n,
+            "changed": changed,
+            "largest_logit_difference": error,
+        }
+        say(changes_line(how.precision, n, changed, error))
+    with runs.locked(run):
+        done: set[str] = set()
+        if runs.start_or_resume(run, info, overwrite=overwrite):
+            done, damaged = runs.finished_ids(run)
+            for path in damaged:
+                say(f"a part was damaged and is made again; its bytes are kept in {path}")
+            if done:
+                say(f"going on with {run}: {len(done):,} images have a record already")
+        yield done
+
+
+def changes_line(precision: str, n: int, changed: int, logit_error: float) -> str:
+    """One line on what a precision changes against float32."""
+    from benchmark.statistics import wilson
+
+    if not n:
+        return f"{precision}: no image could be read to compare it with float32"
+    low, high = (100 * float(end) for end in wilson(changed, n))
+    return (
+        f"{precision} changes {changed} of {n} predictions against float32 ({100 * changed / n:.1f} %, 95 % "
+        f"interval {low:.1f} to {high:.1f} %; a logit by at most {logit_error:.2g})"
+    )
+
+
+def _report(run: Path, summary: Summary) -> None:
+    """Say which images were converted and left out."""
+    for kind, ids in sorted(summary.notes.items()):
+        named = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
+        say(f"{len(ids)} {kind} {'image' if len(ids) == 1 else 'images'} converted to RGB: {named}")
+    if summary.skipped:
+        say(f"{summary.skipped} images skipped; the reasons are in {run / 'skipped'}")
+
+
+def _attack_and_criticize(
+    model: Classifier | str,
+    images: ImageSet,
+    run: Path,
+    plan: AttackPlan | None,
+    criticism: CriticismSettings | None,
+    *,
+    labels: Mapping[str, LabelSets],
+    how: WorkerSettings,
+) -> None:
+    """The tracks that attack, in this process."""
+    import torch
+
+    from benchmark import runs
+    from benchmark.devices import choose_device, default_workers
+    from benchmark.engine import Settings
+    from benchmark.models import load
+
+    place = choose_device(how.device)
+    if how.threads:
+        torch.set_num_threads(how.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    classifier = load(model) if isinstance(model, str) else model
+    settings = Settings(
+        batch_size=how.batch_size or 64,
+        workers=default_workers(place) if how.workers is None else how.workers,
+        device=place,
+        quiet=how.quiet,
+    )
+    with runs.locked(run):
+        if plan is not None:
+            attack_images(classifier, images, run, plan, labels=labels, settings=settings)
+        if criticism is not None:
+            from benchmark.cli.criticize import criticize_images
+
+            criticize_images(classifier, images, run, criticism, labels=labels, settings=settings)
 
 
 def attack_images(
@@ -521,11 +868,18 @@ def _execution(names: Sequence[str]) -> Execution:
     )
 
 
-def show(scorecards: Sequence[tuple[Path, Scorecard]], *, as_json: bool) -> None:
-    """Print scorecards: JSON (an array if there are several), one in full, or a table of many."""
+def show(scorecards: Sequence[tuple[Path, Scorecard]], *, as_json: bool, several: bool | None = None) -> None:
+    """Print scorecards: JSON (an array if there are several), one in full, or a table of many.
+
+    Args:
+        scorecards: Runs and their scorecards.
+        as_json: Print JSON.
+        several: Whether several were asked for; None looks how many there are.
+    """
+    several = len(scorecards) != 1 if several is None else several
     if as_json:
         texts = [scorecard.to_json() for _, scorecard in scorecards]
-        if len(texts) == 1:
+        if not several:
             click.echo(texts[0], nl=False)
         else:
             click.echo(json.dumps([json.loads(text) for text in texts], indent=2, ensure_ascii=False))
@@ -535,7 +889,7 @@ def show(scorecards: Sequence[tuple[Path, Scorecard]], *, as_json: bool) -> None
     from benchmark.report.terminal import print_scorecard, print_table
 
     console = Console()
-    if len(scorecards) == 1:
+    if not several:
         run, scorecard = scorecards[0]
         print_scorecard(scorecard, console=console)
         console.print(f"Run: {run}    A page of it: beyond show {run} --html {run.name}.html", soft_wrap=True)
@@ -558,42 +912,6 @@ def rescore(run_folders: tuple[Path, ...], annotations: list[str] | None, as_jso
     labels = runs.load_labels(annotations) if annotations else None
     found = [(run, runs.score_run(run, annotations, labels=labels)) for run in run_folders]
     show(found, as_json=as_json)
-
-
-def choose_device(name: str) -> Any:
-    """The torch device a name stands for; `auto` takes a GPU where there is one.
-
-    Raises:
-        BeyondError: There is no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise BeyondError(f"device {name!r} is not available here; use --device auto, or cpu") from None
-    return device
-
-
-def device_name(device: Any) -> str:
-    """What to call a device in a record: the card's name for CUDA, else its type."""
-    import torch
-
-    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else str(device)
-
-
-def default_workers(device: Any) -> int:
-    """Decoding processes when nobody says: none beside a model on the CPU, which has use for every core.
-
-    There a thread decodes ahead. A GPU is fed by all cores but one, up to eight.
-    """
-    if device.type == "cpu":
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores - 1))
 
 
 def _slug(spec: str) -> str:

@@ -22,6 +22,7 @@ from annotations.classes import class_names
 from annotations.errors import BeyondError
 from annotations.factors import FACTORS
 from annotations.judgements import LabelSets, Verdict, content_revision
+from annotations.tables import read_parquet
 from benchmark.anatomy import co_occurrences
 
 Warn = Callable[[str], None]
@@ -120,7 +121,13 @@ def read_file(path: Path) -> AttributeFile:
         )
     try:
         if path.suffix.lower() == ".parquet":
-            raw = pq.read_table(path, partitioning=None).to_pandas()
+            table = read_parquet(path, {"image_id": pa.string(), "attribute": pa.string()})
+            for field in table.schema:
+                if pa.types.is_nested(field.type) or pa.types.is_binary(field.type):
+                    raise BeyondError(
+                        f"{path}: column {field.name!r} holds {field.type}; use text or numbers"
+                    )
+            raw = table.to_pandas()
         else:
             raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (ValueError, OSError, pa.ArrowException, UnicodeDecodeError) as error:

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from annotations.errors import BeyondError
+from annotations.tables import read_parquet
 from benchmark import records
 
 CRITICISM = "criticism"
@@ -146,15 +146,21 @@ def read_table(run: Path) -> pd.DataFrame:
             raise BeyondError(
                 f"{path} is damaged (checksum); run the same beyond criticize command again to repair it"
             )
-    table = pa.concat_tables([pq.read_table(path, partitioning=None) for path in paths])
-    missing = [name for name in SCHEMA.names if name not in table.column_names]
-    if missing:
-        raise BeyondError(f"records of distances have no column {missing[0]!r}; run beyond criticize again")
-    frame: pd.DataFrame = table.select(SCHEMA.names).to_pandas()
+    frame: pd.DataFrame = pa.concat_tables([_read(path, SCHEMA.names) for path in paths]).to_pandas()
     unknown = set(frame["status"]) - set(STATUSES)
     if unknown:
         raise BeyondError(f"records of distances have a status {min(unknown)!r}; update beyond")
     return frame.drop_duplicates(_KEY, keep="last").sort_values(_KEY, kind="stable").reset_index(drop=True)
+
+
+def _read(path: Path, names: list[str]) -> pa.Table:
+    types = {field.name: field.type for field in SCHEMA}
+    filled = [name for name in names if name != "distance"]  # which "none" and "failed" lack
+    table = read_parquet(path, types, filled=filled, remedy="run beyond criticize again")
+    missing = [name for name in names if name not in table.column_names]
+    if missing:
+        raise BeyondError(f"{path} has no column {missing[0]!r}; run beyond criticize again")
+    return table.select(names)
 
 
 def distances_of(table: pd.DataFrame, suite: str, seed: int = 0) -> Distances:
@@ -187,7 +193,7 @@ def finished(run: Path, suite: str, seed: int) -> set[str]:
     """Ids that have their final row under a suite and seed."""
     done: set[str] = set()
     for path in records.part_paths(run / CRITICISM):
-        part = pq.read_table(path, columns=_KEY, partitioning=None)
+        part = _read(path, _KEY)
         done.update(
             image_id
             for image_id, s, n in zip(*(part[name].to_pylist() for name in ("image_id", "suite", "seed")))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, user_path
 from benchmark.classifier import Classifier
 from benchmark.models.assemble import assemble, complete
 from benchmark.preprocessing import Preprocessing
@@ -27,7 +27,7 @@ def load(rest: str, spec: str, cache_dir: Path | None) -> Classifier:  # noqa: A
         BeyondError: No such file or callable, it raises, or it returns something else.
     """
     file, _, attribute = rest.rpartition(":")
-    path = Path(file).expanduser().resolve()
+    path = user_path(file).resolve()
     if not path.is_file():
         raise BeyondError(f"no such file {file}; give FILE.py:FACTORY")
     text = path.read_bytes()

@@ -66,6 +66,7 @@ def _read_safetensors(path: Path) -> object:
 
 
 def _read_torch(path: Path) -> object:
+    path.open("rb").close()  # what the system refuses is not what the file is to blame for
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -75,7 +76,7 @@ def _read_torch(path: Path) -> object:
             f"{path} is refused: it holds pickled Python objects{named}, which could run any code; "
             "convert the weights to safetensors where you trust the file"
         ) from error
-    except OSError:
+    except MemoryError:
         raise
     except Exception as error:  # malformed bytes make torch's readers raise nearly anything
         reason = " ".join(str(error).split())[:120] or type(error).__name__

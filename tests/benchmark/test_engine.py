@@ -15,8 +15,9 @@ from annotations.classes import NUM_CLASSES
 from annotations.errors import BeyondError
 from benchmark import records, runs
 from benchmark.classifier import Classifier
-from benchmark.engine import Settings, Summary, predict
+from benchmark.engine import Settings, predict
 from benchmark.images import open_image_set
+from benchmark.parts import Summary
 from benchmark.preprocessing import Preprocessing
 from benchmark.records import Predictions
 from tests.benchmark.synthetic import jpeg, write_validation_images

@@ -139,7 +139,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "original_label 1000 is outside",
     )
     (folder / "junk.parquet").write_bytes(b"PAR1 this is no parquet file")
-    cases["junk"] = (folder / "junk.parquet", "cannot be read as parquet predictions")
+    cases["junk"] = (folder / "junk.parquet", "is not a readable Parquet file")
     (folder / "p.txt").write_text("x")
     cases["suffix"] = (folder / "p.txt", "must be one of .parquet, .csv, .npy")
     cases["missing"] = (folder / "none.npy", "no such predictions file")

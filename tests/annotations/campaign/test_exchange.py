@@ -226,7 +226,7 @@ def test_imported_votes_do_not_go_beyond_the_redundancy(make: MakeCampaign) -> N
         ("mturk", "WorkerId,Input.question_id,Answer.answer\nA,1,perhaps\n", "none of yes"),
         ("mturk", "WorkerId,Input.question_id,Answer.answer\n,1,yes\n", "who gave it"),
         ("mturk", "WorkerId,Input.question_id,Answer.answer\nA,x,yes\n", "no question_id"),
-        ("parquet", "no parquet", "cannot be read"),
+        ("parquet", "no parquet", "not a readable Parquet file"),
     ],
 )
 def test_files_of_another_form_get_a_line(tmp_path: Path, kind: str, content: str, message: str) -> None:

@@ -1,0 +1,1 @@
+"""What the project is made of: a lock with hashes for development, and a bill of materials for releases."""
