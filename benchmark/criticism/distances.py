@@ -104,7 +104,7 @@ def suite_name(tier: str, *, random: bool = False) -> str:
 
 
 def closest(
-    model: Callable[[torch.Tensor], torch.Tensor],
+    model: Callable[[torch.Tensor], torch.Tensor] | attacks.Net,
     examples: Sequence[attacks.Example] | attacks.scheduler.Examples,
     suite: attacks.Suite,
     *,
@@ -119,12 +119,13 @@ def closest(
     All adversarials are in memory at once, so call it with a few hundred images at most.
 
     Args:
-        model: From images (B, C, H, W) in [0, 1] to logits (B, K), in eval mode, on `device`.
+        model: From images (B, C, H, W) in [0, 1] to logits (B, K), in eval mode, on `device`; or such a model
+            made ready to run, which serves many calls.
         examples: The images; `label` is the class to leave, which must be the one predicted.
         suite: Minimal attacks, see `benchmark.attacks.boundary`.
         batch_size: Images at a time.
-        execution: Options that change speed.
-        device: Where to compute.
+        execution: Options that change speed, for a model that is not made ready.
+        device: Where to compute; the same where the model is made ready.
         seed: Seed of random starts.
         on_progress: Called now and then.
 
@@ -149,6 +150,7 @@ def closest(
         on_outcome=keep,
         on_progress=None if on_progress is None else lambda _: on_progress(),
     )
+    reference = model.reference if isinstance(model, attacks.Net) else model
     results = []
     waiting: list[int] = []
     for i, outcome in enumerate(report.outcomes):
@@ -164,7 +166,7 @@ def closest(
         clean = torch.stack([examples[i].image for i in part]).to(device, torch.float32)
         labels = torch.tensor([examples[i].label for i in part], device=device)
         far = torch.stack([found[results[i].id] for i in part]).to(device)
-        lengths, classes = _draw_back(model, clean, far, labels)
+        lengths, classes = _draw_back(reference, clean, far, labels)
         for i, length, neighbour in zip(part, lengths.tolist(), classes.tolist()):
             old = results[i]
             results[i] = Closest(
@@ -279,17 +281,17 @@ def measure(
     seconds, measured = info.seconds, info.measured
     began = saved = time.monotonic()
     try:
-        execution = _execution(module, _Chunk(source, 0, [0])[0].image[None], settings, warn)
+        # Once a run: a frozen copy takes seconds to make, and what it was traced with stays in memory.
+        net = _ready(module, _Chunk(source, 0, [0])[0].image[None], settings, warn)
         with meter(f"{title} {classifier.name}, {info.suite}", len(todo), quiet=settings.quiet) as progress:
             start = 0
             for part in plan:
                 labels = [predicted[str(images.ids[i])] for i in part]
                 results, report = _measure(
-                    module,
+                    net,
                     _Chunk(source, start, labels),
                     suite,
                     batch_size=settings.batch_size or size,
-                    execution=execution,
                     device=settings.device,
                     seed=settings.seed,
                 )
@@ -329,9 +331,9 @@ def measure(
     records.compact(run)
 
 
-def _measure(module: torch.nn.Module, chunk: _Chunk, suite: attacks.Suite, **options: Any) -> Any:
+def _measure(net: attacks.Net, chunk: _Chunk, suite: attacks.Suite, **options: Any) -> Any:
     try:
-        return closest(module, chunk, suite, **options)
+        return closest(net, chunk, suite, **options)
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise BeyondError(
@@ -360,13 +362,13 @@ def _row(result: Closest, label: int, predicted: int, info: DistancesInfo) -> re
     )
 
 
-def _execution(
+def _ready(
     module: torch.nn.Module,
     example: torch.Tensor,
     settings: DistanceSettings,
     warn: Callable[[str], None],
-) -> attacks.Execution:
-    """Options that change results by rounding alone, where the model allows them.
+) -> attacks.Net:
+    """The model with options that change results by rounding alone, where it allows them.
 
     Raises:
         BeyondError: The model gives no gradient.
@@ -379,12 +381,12 @@ def _execution(
             "the model gives no gradient, so its distance to the decision boundary cannot be followed; the "
             "criticism track needs a model that gives one"
         ) from None
-    block = BLOCK if settings.device.type == "cpu" else BLOCK_ON_DEVICE
-    fast = attacks.Execution(channels_last=True, fold=True, freeze=settings.device.type == "cpu", block=block)
+    on_cpu = settings.device.type == "cpu"
+    block = BLOCK if on_cpu else BLOCK_ON_DEVICE
+    fast = attacks.Execution(channels_last=True, fold=True, freeze=on_cpu, block=block)
     try:
-        attacks.Net(module, execution=fast, device=settings.device, example=example)
+        return attacks.Net(module, execution=fast, device=settings.device, example=example)
     except Exception as error:  # noqa: BLE001 - a user's module may refuse to be copied in any way it likes
         reason = " ".join(str(error).split()) or type(error).__name__
         warn(f"measuring the model as it is, without folding batch normalisation: {reason[:120]}")
-        return attacks.Execution(block=block)
-    return fast
+        return attacks.Net(module, execution=attacks.Execution(block=block), device=settings.device)

@@ -1,4 +1,5 @@
-"""Peak memory of an attacked run, by the resident size of its process: eight times the images, one peak."""
+"""Peak memory of attacked and criticized runs, by the resident size of their process: eight times the images,
+one peak."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import torch
 
 from annotations.classes import wnids
 from benchmark.attack_records import iter_adversarials, read_attacks
+from benchmark.criticism.records import distances_of, read_table
 from benchmark.preprocessing import Preprocessing, load_pixels
 from tests.benchmark.synthetic import jpeg
 
@@ -61,10 +63,10 @@ def make(folder: Path, count: int) -> tuple[Path, Path]:
     return file, folder / "images"
 
 
-def peak(file: Path, images: Path, out: Path, count: int) -> int:
-    """Largest resident size, in bytes, of a process that scores and attacks the first `count` images."""
+def peak(file: Path, images: Path, out: Path, count: int, *track: str) -> int:
+    """Largest resident size, in bytes, of a process that scores the first `count` images, on a track too."""
     options = ["--limit", str(count), "--top-k", "5", "--batch-size", "16", "--attack-batch-size", "16"]
-    options += ["--tracks", "rectified,robustness", "--eps", "0.25/255", "--workers", "0", "--threads", "1"]
+    options += ["--workers", "0", "--threads", "1", *track]
     command = [sys.executable, "-m", "benchmark", "score", f"{file}:model", "--images", str(images)]
     # One arena, so that what is resident is what is in use.
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
@@ -80,7 +82,8 @@ def peak(file: Path, images: Path, out: Path, count: int) -> int:
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="needs a POSIX system")
 def test_peak_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     file, images = make(tmp_path, 512)
-    peaks = {count: peak(file, images, tmp_path / str(count), count) for count in (64, 512)}
+    track = ("--tracks", "rectified,robustness", "--eps", "0.25/255")
+    peaks = {count: peak(file, images, tmp_path / str(count), count, *track) for count in (64, 512)}
     table = read_attacks(tmp_path / "512").table
     status = table["status"].value_counts()
     # Both kinds of work: many adversarials written, and many images that go through every attack.
@@ -89,4 +92,14 @@ def test_peak_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
     assert sum(1 for _ in iter_adversarials(tmp_path / "512")) == status["broken"]
     # To keep the pixels of each image but once would take all 448 more of them; what is resident wavers by a
     # tenth of that, whatever the number of images.
+    assert peaks[512] - peaks[64] < (512 - 64) * IMAGE / 2
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="needs a POSIX system")
+def test_peak_memory_of_distances_does_not_grow_with_the_images(tmp_path: Path) -> None:
+    file, images = make(tmp_path, 512)
+    track = ("--tracks", "rectified,criticism")
+    peaks = {count: peak(file, images, tmp_path / str(count), count, *track) for count in (64, 512)}
+    found = distances_of(read_table(tmp_path / "512"), "quick")
+    assert (found.status == "found").sum() == 512
     assert peaks[512] - peaks[64] < (512 - 64) * IMAGE / 2
