@@ -31,7 +31,7 @@ Arm = Literal["none", "feature", "example"]
 ARMS: tuple[Arm, ...] = ("none", "feature", "example")
 Kind = Literal["adversarial", "clean", "sham"]
 KINDS: tuple[Kind, ...] = ("adversarial", "clean", "sham")
-Measure = Literal["agreement", "over_acceptance", "over_rejection"]
+Measure = Literal["agreement", "sham_acceptance", "over_acceptance", "over_rejection"]
 
 MADE_UP_NOTE = "made up for a test: no person answered, so nothing of it may be published"
 

@@ -3,9 +3,10 @@
 `analyse` is a pure function: the same plan and answers give the same results to the last digit, whatever the
 raters are called and in whatever order rows come.
 
-Three measures, each a mean over answers:
+Four measures, each a mean over answers:
 
 * agreement: yes to what the model predicts, on the kinds of items that the plan names (adversarial ones);
+* sham acceptance: yes to shams alone, the guard that shares no answer with agreement;
 * over-acceptance: yes to a label that people reject, shams and labels that label sets reject;
 * over-rejection: no to a label that people accept.
 """
@@ -41,7 +42,7 @@ from annotations.study.preregistration import (
 )
 
 VERSION: Literal[1] = 1
-MEASURES: tuple[Measure, ...] = ("agreement", "over_acceptance", "over_rejection")
+MEASURES: tuple[Measure, ...] = ("agreement", "sham_acceptance", "over_acceptance", "over_rejection")
 FEW_RATERS = 10
 """With fewer raters in an arm, intervals are rough."""
 
@@ -386,6 +387,8 @@ class _Table:
         wrong = (kind == "sham") | (verdict == "rejected")
         if measure == "agreement":
             rows, value = np.isin(kind, list(kinds)), self.value
+        elif measure == "sham_acceptance":
+            rows, value = kind == "sham", self.value
         elif measure == "over_acceptance":
             rows, value = wrong, self.value
         else:

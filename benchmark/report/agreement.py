@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from annotations.study.preregistration import MADE_UP_NOTE
 from benchmark.agreement import is_made_up
 from benchmark.report.study import ARM_NAMES, MEASURE_NAMES, points
 from benchmark.report.text import count, number_cell, percent, text_cell
 from benchmark.scorecard import Cell, Track
 
 NOT_RATED = "Not yet rated: nobody has been asked whether they agree with its attacked answers."
-MADE_UP = f"These answers are {MADE_UP_NOTE}."
+MADE_UP = "A program did, for a test: nothing of it may be published."
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,13 @@ ARM_NAMES: dict[Arm, str] = {
 }
 MEASURE_NAMES: dict[Measure, str] = {
     "agreement": "Agreement",
+    "sham_acceptance": "Shams accepted",
     "over_acceptance": "Over-acceptance",
     "over_rejection": "Over-rejection",
 }
 MEASURE_TEXTS: dict[Measure, str] = {
     "agreement": "yes to what the model predicts",
+    "sham_acceptance": "yes to a plainly wrong label of an unaltered image",
     "over_acceptance": "yes to a label that people reject (shams, and labels that label sets reject)",
     "over_rejection": "no to a label that people accept",
 }

@@ -184,12 +184,12 @@ ROBUSTNESS = TrackInfo(
         MetricInfo(
             "agreement_gain_feature",
             "Gain, heat map",
-            "Agreement with a heat map minus agreement without explanation; read it with over-acceptance.",
+            "Agreement with a heat map minus agreement without explanation; read it with shams accepted.",
         ),
         MetricInfo(
             "agreement_gain_example",
             "Gain, examples",
-            "Agreement with examples minus agreement without explanation; read it with over-acceptance.",
+            "Agreement with examples minus agreement without explanation; read it with shams accepted.",
         ),
         MetricInfo(
             "median_distance_original",
@@ -211,7 +211,7 @@ ROBUSTNESS = TrackInfo(
         "minimal": "Suite minimal: quartiles of the smallest perturbation found, by objective, with n.",
         "distances": "Histogram of the smallest perturbation found for each image.",
         "warnings": "Reasons to read robust accuracy with care, such as masked gradients.",
-        "agreement": "A study: agreement, over-acceptance and over-rejection by what raters were shown.",
+        "agreement": "A study: agreement, shams accepted, over-acceptance, over-rejection by what was shown.",
         "agreement_contrasts": "A study: differences between what raters were shown, with tests.",
         "agreement_study": "A study: its plan's and stimuli's checksums, who answered, who was left out.",
     },

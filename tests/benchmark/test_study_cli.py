@@ -102,6 +102,8 @@ def test_answers_are_gathered_from_the_database_each_time(
         text = (tmp_path / "study" / "report" / "results.json").read_text()
         return Results.model_validate_json(text)
 
+    assert run("study", "analyse", tmp_path / "study") == 2
+    assert "no answer to analyse yet" in capsys.readouterr().err
     # Whoever knows the checks (yes to every second class) and says no to half of the rest.
     for _ in range(6):
         Rater(store).go(lambda c: ("yes", "no")[c % 2] if c >= 12 else ("yes", "no")[c // 2 % 2])

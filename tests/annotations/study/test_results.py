@@ -36,6 +36,7 @@ def test_measures_are_the_means_that_they_say() -> None:
         mine = frame["arm"] == arm
         for measure, rows, value in (
             ("agreement", mine & (frame["kind"] == "adversarial"), frame["yes"]),
+            ("sham_acceptance", mine & (frame["kind"] == "sham"), frame["yes"]),
             ("over_acceptance", mine & wrong, frame["yes"]),
             ("over_rejection", mine & right, 1 - frame["yes"]),
         ):
