@@ -39,6 +39,7 @@ from benchmark.classifier import Classifier
 from benchmark.images import open_image_set
 from benchmark.models import load
 from benchmark.preprocessing import load_pixels
+from tests.bench.rows import row
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow, pytest.mark.timeout(0)]
 
@@ -108,6 +109,17 @@ def test_standard_against_autoattack(
         ratio=round(seconds / report.seconds, 2),
         stages=[str(stage) for stage in report.stages],
     )
+    row(
+        benchmark,
+        "Attacks",
+        f"`standard`, L∞ {255 * eps:g}/255: {report.robust_accuracy():.1%} stay robust",
+        ours=report.seconds,
+        unit="s",
+        peer=seconds,
+        against=f"AutoAttack standard: {accuracy:.1%}",
+        ratio=seconds / report.seconds,
+        n=f"{count} images, once, {torch.get_num_threads()} threads",
+    )
     assert report.robust_accuracy() <= accuracy
 
 
@@ -159,8 +171,8 @@ def own_square(net: Net, examples: list[Example], eps: float) -> float:
     """What a query costs depends on the size of its square, so each part of the schedule is measured."""
     attack = Square(norm="linf", eps=eps)
     inside = torch.zeros(len(examples), 1000, dtype=torch.bool)
-    for row, example in enumerate(examples):
-        inside[row, example.label] = True
+    for i, example in enumerate(examples):
+        inside[i, example.label] = True
     rows = torch.arange(len(examples))
     state = attack.start(net, Runs(torch.stack([e.image for e in examples]), inside, rows * 0, rows))
 
@@ -205,5 +217,17 @@ def test_projected_cost_of_a_robust_image(benchmark: BenchmarkFixture, shared_da
         projected_seconds={k: round(v, 1) for k, v in mine.items()},
         autoattack_projected_seconds={k: round(v, 1) for k, v in peer.items()},
         ratio=round(ratio, 2),
+    )
+    row(
+        benchmark,
+        "Attacks",
+        "an image that stays robust, **projected** from a few steps of each attack",
+        ours=sum(mine.values()),
+        unit="s",
+        peer=sum(peer.values()),
+        against="AutoAttack standard",
+        ratio=ratio,
+        n=f"{BATCH} images, {torch.get_num_threads()} threads",
+        note="no suite was run to its end",
     )
     assert all(v > 0 for v in (*mine.values(), *peer.values()))

@@ -19,6 +19,7 @@ from benchmark.explanations.heatmaps import grad_cam, upsample
 from benchmark.explanations.layers import find_spatial_layer
 from benchmark.images import open_image_set
 from benchmark.models import load
+from tests.bench.rows import row
 from tests.benchmark.explanations.networks import timm_classifier
 
 BATCH, ROUNDS = 8, 4
@@ -101,4 +102,19 @@ def test_grad_cam_against_the_package(benchmark: BenchmarkFixture, name: str) ->
         ratio=ratio("package"),
         ratio_frozen=ratio("package, frozen"),
     )
+    for peer, words in (
+        ("package", "pytorch-grad-cam"),
+        ("package, frozen", "pytorch-grad-cam, weights frozen"),
+    ):
+        row(
+            benchmark,
+            "Explanations",
+            f"Grad-CAM of {name}",
+            ours=BATCH / median(walls["ours"]),
+            unit="images/s",
+            peer=BATCH / median(walls[peer]),
+            against=words,
+            ratio=median(p / o for p, o in zip(walls[peer], walls["ours"])),
+            n=f"{BATCH} images, {ROUNDS} rounds, {torch.get_num_threads()} threads",
+        )
     assert ratio("package") >= 2

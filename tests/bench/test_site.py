@@ -21,6 +21,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from leaderboard.entries import load_entries
 from leaderboard.site.build import build, generate
 from leaderboard.site.data import Board
+from tests.bench.rows import exponent, row
 from tests.browser import open_browser, serve
 from tests.conftest import ROOT
 from tests.leaderboard.made_up import make_entries
@@ -65,6 +66,15 @@ def test_our_step_is_linear_in_entries(benchmark: BenchmarkFixture, folders: dic
     early = (seconds[800] - seconds[400]) / 400
     late = (seconds[1600] - seconds[800]) / 800
     benchmark.extra_info["cost of an entry, late / early"] = round(late / early, 2)
+    row(
+        benchmark,
+        "Growth",
+        "the site's pages, data and pictures, before mkdocs",
+        ours=exponent(list(seconds), list(seconds.values())),
+        unit="(exponent)",
+        n=f"{SIZES[0]} to {SIZES[-1]} entries",
+        note=f"{1000 * seconds[SIZES[-1]] / SIZES[-1]:.1f} ms of CPU an entry",
+    )
     assert late / early < 1.5
 
 
@@ -216,6 +226,30 @@ def test_table_of_1600_entries_beside_datatables(
         },
     }
     benchmark.extra_info.update(figures)
+    n = f"{SIZES[-1]:,} entries"
+    row(benchmark, "Site", "pages, data and pictures", ours=ours, unit="s", n=n)
+    row(benchmark, "Site", "the whole site built by mkdocs", ours=mkdocs, unit="s", n=n)
+    row(
+        benchmark,
+        "Site",
+        "weight of the first page with all it loads",
+        ours=weight / 1e6,
+        unit="MB",
+        peer=heavier / 1e6,
+        against="DataTables' page of the same table",
+        ratio=heavier / weight,
+        n=n,
+    )
+    row(benchmark, "Site", "until the table is ready", ours=median(ready), unit="ms", n=f"{n}, 5 loads")
+    row(
+        benchmark,
+        "Site",
+        "sorting by a column, drawn",
+        ours=median(sorts["ours"]),
+        unit="ms",
+        n=f"{n}, 21 sorts",
+        note="DataTables draws after its event has returned, so there is no ratio",
+    )
     sys.stdout.write(f"\n{figures}\n")
     assert weight < MAX_WEIGHT, weights
     # DataTables draws after the event has returned, so its times are not those of a drawn table: no ratio.

@@ -39,7 +39,8 @@ def wanted(*, extra: str | None = "dev") -> dict[str, Requirement]:
     """What pyproject asks for, by canonical name: dependencies, and those of an extra with its extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    lines, found = [*project["dependencies"], *(extras[extra] if extra else ())], {}
+    lines = [*project["dependencies"], *(extras[extra] if extra else ())]
+    found: dict[str, Requirement] = {}
     while lines:
         requirement = Requirement(lines.pop())
         if requirement.name == project["name"]:
@@ -86,7 +87,7 @@ def problems(text: str, torch: str, requirements: dict[str, Requirement]) -> lis
 
 def compile_lock() -> tuple[str, str]:
     """The texts of `dev.lock` and `torch.txt` for the packages that are installed here."""
-    here = {canonicalize_name(d.name): d.version for d in importlib.metadata.distributions()}
+    here: dict[str, str] = {canonicalize_name(d.name): d.version for d in importlib.metadata.distributions()}
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
         # Local versions (2.14.0+cpu) are those of an index; the public one names the release.

@@ -1,6 +1,7 @@
 """Write the bill of materials of an environment: `python -m tests.supply_chain.sbom PYTHON FILE.json`.
 
-CycloneDX, by cyclonedx-bom, of another Python's environment: at a release, one with the wheel and what it needs. It is checked before it is kept: whatever the project depends on is in it, with a version.
+CycloneDX, by cyclonedx-bom, of the environment of another Python. It is checked before it is kept: whatever
+the project depends on is in it, with a version.
 """
 
 from __future__ import annotations

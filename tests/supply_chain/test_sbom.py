@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from packaging.utils import canonicalize_name
 
@@ -31,7 +32,7 @@ def test_the_bill_of_an_environment(tmp_path: Path) -> None:
     assert found["bomFormat"] == "CycloneDX"
     assert found["metadata"]["component"]["name"] == "beyond-accuracy"
     assert missing(found, users) == []
-    parts = {canonicalize_name(part["name"]): part for part in found["components"]}
+    parts: dict[str, Any] = {canonicalize_name(part["name"]): part for part in found["components"]}
     assert parts["pillow"]["purl"] == f"pkg:pypi/pillow@{importlib.metadata.version('pillow')}"
     assert sum(bool(parts[name].get("licenses")) for name in users) >= len(users) - 2
 
