@@ -18,9 +18,9 @@ INTRODUCTION = """\
 
 This page is made by `make bench` from the JSON of one run of `tests/bench/`; nobody writes figures into it.
 Every ratio is of two things measured side by side in that run, in turns, on the same work: the median over
-rounds that time both. A ratio above 1 is in our favour. Figures of one machine are not those of another: run it
-on yours. Growth is the fitted exponent: the slope of log cost over log size, 1 for linear; less where a fixed
-cost shows.
+rounds that time both. A ratio above 1 is in our favour. Figures of one machine are not those of another: run
+yours. Growth is the fitted exponent: the slope of log cost over log size, 1 for linear; less where a fixed cost
+shows.
 """
 
 TIMM = "test_throughput_against_timm_and_the_bare_forward_pass"
