@@ -43,9 +43,10 @@ def images(shared_data: Path) -> ImageSet:
 
 @pytest.fixture(scope="module")
 def forward(classifier: Classifier, images: ImageSet) -> Callable[[], None]:
-    """The bare forward pass, as fast as we know how: tensors in memory, and all that the engine does for speed.
+    """The bare forward pass over tensors in memory, with all that the engine does for speed.
 
-    That is channels-last, inference mode, memory that is kept, and as many images at a time as suit the caches.
+    That is channels-last, inference mode, memory that is kept, and as many images at a time as suit the
+    caches.
     """
     keep_freed_memory()
     pixels = [
