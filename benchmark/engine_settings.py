@@ -45,8 +45,8 @@ class Loaded:
         threads: Threads of the network.
         workers: Decoding processes.
         batch_size: Images a forward pass.
-        precision_check: Images compared with float32, how many predictions changed, and the largest difference
-            of a logit; None if nothing was compared.
+        precision_check: Images compared with float32, how many predictions changed, and the largest
+            difference of a logit; None if nothing was compared.
     """
 
     model: Mapping[str, Any]

@@ -18,8 +18,8 @@ INTRODUCTION = """\
 
 This page is made by `make bench` from the JSON of one run of `tests/bench/`; nobody writes figures into it.
 Every ratio is of two things measured side by side in that run, in turns, on the same work: the median over
-rounds that time both. A ratio above 1 is in our favour. Figures of one machine are not those of another: run it
-on yours. Growth is the fitted exponent: the slope of log cost over log size, 1 for linear; less where a fixed
+rounds that time both. A ratio above 1 is in our favour. Figures of one machine are not those of another: run
+yours. Growth is the fitted exponent: the slope of log cost over log size, 1 for linear; less where a fixed
 cost shows.
 """
 
@@ -123,7 +123,7 @@ def page(runs: list[dict[str, Any]]) -> str:
 def main(argv: list[str]) -> int:
     """Print the page for the files that are named."""
     if len(argv) < 2:
-        print("name the JSON of pytest-benchmark: python -m tests.bench.table bench.json", file=sys.stderr)  # noqa: T201
+        sys.stderr.write("name the JSON of a run: python -m tests.bench.table bench.json\n")
         return 2
     sys.stdout.write(page([json.loads(Path(name).read_text(encoding="utf-8")) for name in argv[1:]]))
     return 0

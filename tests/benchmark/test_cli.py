@@ -344,3 +344,34 @@ def test_a_closed_pipe_is_no_error(top5: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     assert done.stdout == '{\n  "annot'
     assert os.path.exists(tmp_path / "run" / "scorecard.json")
+
+
+def test_several_models_each_get_a_run_and_one_that_fails_loses_nobody(
+    images: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models.txt").write_text(f"\ufeff# two\n\n{model.replace(':model', ':nan')}   # gives NaN\n")
+    options = ("--images", images, "--models", tmp_path / "models.txt", "--threads", "1")
+    assert run("score", model, *options, "--out", tmp_path / "runs", "--json") == 2
+    printed, said = capsys.readouterr()
+    (scorecard,) = json.loads(printed)  # an array, since several were asked for
+    assert scorecard["model"]["spec"] == model
+    assert "nan gives NaN or infinite logits on image" in said
+    assert said.splitlines()[-1].startswith("error: 1 of 2 models failed (")
+    assert len(list((tmp_path / "runs").glob("*/scorecard.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty; write one spec a line"),
+        ("# none\n", "is empty"),
+        (None, "cannot read the list of models"),
+    ],
+)
+def test_a_list_of_models_that_names_none_is_refused(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, message: str
+) -> None:
+    if text is not None:
+        (tmp_path / "models.txt").write_text(text)
+    assert run("score", "--models", tmp_path / "models.txt", "--images", images) == 2
+    assert message in capsys.readouterr().err
