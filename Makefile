@@ -35,7 +35,7 @@ check: $(VENV)/.dev ## Run linters, the type checker and the import rules
 	$(BIN)/actionlint
 	$(BIN)/zizmor --offline --quiet .github
 
-strength: $(VENV)/.dev ## Measure the attacks at full budget against AutoAttack's figures (minutes)
+strength: $(VENV)/.dev ## Measure at full size: attacks against AutoAttack's figures, Ray, memory (minutes)
 	@$(BIN)/python -m pytest -m strength tests/benchmark
 
 reference: $(VENV)/.dev ## Accept a change of results: write the reference scorecard again

@@ -159,7 +159,7 @@ def test_driver_killed_then_machine_lost_and_a_model_fails_yet_the_run_is_the_lo
 
 
 @pytest.mark.shared
-@pytest.mark.slow
+@pytest.mark.strength
 @pytest.mark.timeout(900)
 def test_lite0_on_four_workers_of_two_machines_of_which_one_is_lost(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -72,7 +72,7 @@ def growth(folder: Path, model: str, images: Path, few: int) -> tuple[int, int, 
     ("few", "many", "allowed"),
     [
         pytest.param(1000, 5000, 16 * MIB, id="5000"),
-        pytest.param(1000, 20_000, 100 * MIB, id="20000", marks=pytest.mark.slow),
+        pytest.param(1000, 20_000, 100 * MIB, id="20000", marks=pytest.mark.strength),
     ],
 )
 def test_memory_does_not_grow_with_the_images(tmp_path: Path, few: int, many: int, allowed: int) -> None:
