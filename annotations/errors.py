@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class BeyondError(Exception):
@@ -19,6 +23,20 @@ class CheckFailedError(BeyondError):
     """A check ran to its end and its verdict is no."""
 
     exit_code = 1
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """An exception's message in one line of at most so many characters; without a message, its name."""
+    text = " ".join(str(error).split())
+    return (text[:limit] + " …" if len(text) > limit else text) or type(error).__name__
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, in one line: where, and what."""
+    first = error.errors()[0]
+    at = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{at}: {message}" if at else message
 
 
 def user_path(text: str) -> Path:
@@ -42,7 +60,7 @@ def database_trouble(error: BaseException) -> str | None:
     if type(error).__module__.partition(".")[0] not in ("sqlalchemy", "psycopg", "psycopg_pool", "sqlite3"):
         return None
     cause = getattr(error, "orig", None) or error
-    reason = " ".join(str(cause).split())[:300] or type(cause).__name__
+    reason = one_line(cause, 300)
     if "not a database" in reason or "malformed" in reason:
         return f"--db names no sound campaign ({reason}); name its file, or restore a backup"
     return (

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from annotations import hub
 from annotations.agreement import Coefficient, agreement
 from annotations.classes import NUM_CLASSES
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, first_problem
 from annotations.judgements import IMAGES_FILE, JUDGEMENTS_FILE, LabelSets, Verdict
 from annotations.tables import read_parquet
 
@@ -170,9 +170,7 @@ def read_about(file: Path) -> About:
     try:
         return About.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise BeyondError(f"{file}: {key}: {first['msg']}; see beyond annotations publish --help") from None
+        raise BeyondError(f"{file}: {first_problem(error)}; see beyond annotations publish --help") from None
 
 
 def prepare(export: Path, about: About, out: Path) -> Release:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, one_line
 
 
 def read_parquet(
@@ -84,9 +84,3 @@ def _as(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
     ):
         raise TypeError("it is no text")
     return column.cast(wanted)
-
-
-def one_line(error: Exception) -> str:
-    """An exception's message in one short line; without one, its name."""
-    text = " ".join(str(error).split())
-    return (text[:200] + " …" if len(text) > 200 else text) or type(error).__name__

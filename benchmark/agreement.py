@@ -18,13 +18,13 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from annotations.errors import BeyondError
 from annotations.study.answers import ANSWERS, ITEMS, StudyAnswers, study_answers
 from annotations.study.preregistration import MADE_UP_NOTE, Preregistration
 from annotations.study.results import ArmShare, Difference, Results, analyse
+from annotations.tables import read_parquet
 from benchmark import records
 from benchmark.attack_records import AttackRecords, has_attacks, read_attacks
 from benchmark.scorecard import Cell, Metric, Track
@@ -102,7 +102,9 @@ def read_agreement(run: Path) -> tuple[StudyAnswers, Preregistration | None]:
         raise BeyondError(f"{run} holds {len(paths)} files of answers instead of one; {again}")
     if not records.part_is_sound(paths[0]):
         raise BeyondError(f"{paths[0]} is damaged (checksum); {again}")
-    table = pq.read_table(paths[0], partitioning=None)
+    types = {field.name: field.type for field in SCHEMA}
+    filled = [field.name for field in SCHEMA if not field.nullable]
+    table = read_parquet(paths[0], types, filled=filled, remedy=again)
     if set(table.column_names) != set(SCHEMA.names):
         raise BeyondError(f"{paths[0]} has other columns than answers of a study; {again}")
     plan = None

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from annotations.classes import NUM_CLASSES
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, one_line
 from annotations.judgements import LabelSets, Verdict
 from benchmark import attacks
 from benchmark.attack_records import (
@@ -409,7 +409,7 @@ def _net(
             with suppress(attacks.NoGradientError):  # what that means is found out, and said, by the attacks
                 net.gradient(example, lambda logits, _: logits.sum(1))
     except Exception as error:
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:120]
+        reason = one_line(error, 120)
         if asked is not None:
             raise BeyondError(f"the model cannot be attacked with this --execution: {reason}") from error
         warn(f"attacking the model as it is, without folding batch normalisation: {reason}")

@@ -47,6 +47,9 @@ def default_workers(device: torch.device, *, cores: float | None = None) -> int:
     """
     if device.type == "cpu":
         return 0
-    if cores is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, int(cores) - 1))
+    return max(1, min(8, int(own_cores() if cores is None else cores) - 1))
+
+
+def own_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

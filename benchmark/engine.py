@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from annotations.classes import NUM_CLASSES
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, one_line
 from benchmark.classifier import Classifier
 from benchmark.decoding import DecodedBatch, Decoder
 from benchmark.images import Chunk, Handle, ImageSet
@@ -297,7 +297,7 @@ class Forward:
             except Exception as error:  # compilers fail in many ways
                 if is_out_of_memory(error):
                     raise
-                reason = (" ".join(str(error).split()) or type(error).__name__)[:160]
+                reason = one_line(error, 160)
                 raise BeyondError(
                     f"torch.compile fails on {self.name} ({reason}); leave --compile out"
                 ) from error

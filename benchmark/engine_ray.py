@@ -26,9 +26,10 @@ from types import TracebackType
 from typing import Any, Literal
 
 from annotations.errors import BeyondError
+from benchmark.devices import own_cores
 from benchmark.engine_settings import Loaded, WorkerSettings
 from benchmark.images import Chunk, Handle, ImageSet, StreamedImageSet
-from benchmark.parts import COMPARED, IMAGES_PER_PART, Part, PartWriter, Summary, plan
+from benchmark.parts import COMPARED, Part, PartWriter, Summary, part_size, plan
 from benchmark.progress import Meter, meter
 from benchmark.ray_worker import LANES, Failed, Worker
 
@@ -158,8 +159,7 @@ class _State:
         self._writer = self._stack.enter_context(PartWriter(self.job.run))
         self.summary.kept = len(done)
         if self._images.total is not None:
-            per_part = self.batch_size * -(-IMAGES_PER_PART // self.batch_size)
-            self.left = -(-(self._images.total - len(done)) // per_part)
+            self.left = -(-(self._images.total - len(done)) // part_size(self.batch_size))
         self._chunks = plan(self._images, self.batch_size, done=done)
         self._advance()
 
@@ -606,10 +606,9 @@ def connected(where: RaySettings, how: WorkerSettings) -> Iterator[Any]:
             base = tempfile.gettempdir() if len(tempfile.gettempdir()) < 24 else "/tmp"
             folder = tempfile.mkdtemp(prefix=f"beyond-ray-{os.getpid()}-", dir=base)
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             options |= {
                 "address": "local",
-                "num_cpus": max(cores, (where.workers or 0) * (how.threads or 1)),
+                "num_cpus": max(own_cores(), (where.workers or 0) * (how.threads or 1)),
                 "include_dashboard": False,
                 "object_store_memory": 512 << 20,
                 "_temp_dir": folder,

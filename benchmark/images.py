@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annotations.classes import NUM_VALIDATION_IMAGES, validation_ids
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, one_line
 
 Ids = npt.NDArray[np.object_]
 Labels = npt.NDArray[np.int16]
@@ -105,7 +105,7 @@ class RowHandle:
         try:
             data = open_rows(self.path).read(self.row)
         except (pa.ArrowException, OSError, StopIteration) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise BeyondError(f"cannot read {self.where} ({reason}); download or save it again") from None
         if data is None:
             raise BeyondError(

@@ -24,8 +24,8 @@ def keep_freed_memory() -> bool:
     """Let this process use the memory of large tensors again, where the C library would give it back.
 
     Activations of a batch are larger than what glibc keeps (32 MiB), so each would be fetched from the system
-    anew, page by page: two fifths of the CPU time of EfficientNet-Lite0. The peak rises by some
-    100 MiB, whatever the number of images.
+    anew, page by page: two fifths of the CPU time of EfficientNet-Lite0. The peak rises by
+    110 to 170 MiB, whatever the number of images.
 
     Returns:
         Whether there was something to do: only glibc's allocator is known to need it.

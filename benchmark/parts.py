@@ -30,7 +30,12 @@ Ranked = tuple[npt.NDArray[np.int16], npt.NDArray[np.float32], npt.NDArray[np.fl
 
 def plan(images: ImageSet, batch_size: int, *, done: Collection[str]) -> Iterator[Chunk]:
     """The images of each part, in whole batches, less those that have a record."""
-    return images.chunks(batch_size * -(-IMAGES_PER_PART // batch_size), skip=done)
+    return images.chunks(part_size(batch_size), skip=done)
+
+
+def part_size(batch_size: int) -> int:
+    """Images of a part: whole batches, and `IMAGES_PER_PART` at least."""
+    return batch_size * -(-IMAGES_PER_PART // batch_size)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from annotations.classes import (
     validation_labels,
     wnids,
 )
-from annotations.errors import BeyondError
-from annotations.tables import one_line, read_parquet
+from annotations.errors import BeyondError, one_line
+from annotations.tables import read_parquet
 from benchmark.records import FOREIGN_TYPES, Predictions
 
 FORMATS = (".parquet", ".csv", ".npy")

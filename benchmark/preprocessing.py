@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, one_line
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Conversion = Literal["greyscale", "CMYK", "palette", "transparent"]
@@ -138,14 +138,10 @@ def _open_rgb(data: bytes, name: str) -> tuple[Image.Image, Conversion | None]:
         raise ImageError(f"{name} has more than {MAX_PIXELS:,} pixels; {_REMEDY}") from error
     except Exception as error:  # Pillow's readers raise whatever malformed bytes make them trip over
         what = "truncated" if "truncated" in str(error).lower() else "corrupt"
-        raise ImageError(f"{name} is {what} ({len(data):,} bytes: {_reason(error)}); {_REMEDY}") from error
+        raise ImageError(f"{name} is {what} ({len(data):,} bytes: {one_line(error)}); {_REMEDY}") from error
 
 
 _REMEDY = "replace it with a good copy, or leave such files out with --on-error skip"
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _check_header(image: Image.Image, name: str) -> None:

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, one_line
 from benchmark.engine_settings import Loaded, WorkerSettings
 from benchmark.images import Chunk, Handle
 from benchmark.parts import Part
@@ -90,7 +90,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - a model of the user's may raise anything
             import traceback
 
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(error, 300)
             return Failed(f"{type(error).__name__}: {reason}", traceback.format_exc())
         finally:
             with self._lock:

@@ -35,7 +35,8 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from annotations.classes import NUM_VALIDATION_IMAGES, validation_number
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, first_problem
+from annotations.files import write_atomically
 from annotations.tables import read_parquet
 from benchmark import records
 from benchmark.attack_records import ADVERSARIALS, ROBUSTNESS, AttackInfo, has_attacks, read_attacks
@@ -159,19 +160,6 @@ def locked(run: Path) -> Iterator[None]:
         lock.release()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a small text file whole: temporary name, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def read_run(run: Path) -> RunInfo:
     """Read `run.json`.
 
@@ -186,9 +174,7 @@ def read_run(run: Path) -> RunInfo:
     try:
         return RunInfo.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BeyondError(f"{path} is damaged: {at}: {first['msg']}") from None
+        raise BeyondError(f"{path} is damaged: {first_problem(error)}") from None
 
 
 def start_or_resume(run: Path, info: RunInfo, *, overwrite: bool = False) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, first_problem
 
 SCHEMA_VERSION = 1
 SCORECARD_FILE = "scorecard.json"
@@ -118,9 +118,7 @@ class Scorecard(_Strict):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            at = ".".join(str(part) for part in first["loc"])
-            raise BeyondError(f"{where} is not a valid scorecard: {at}: {first['msg']}") from None
+            raise BeyondError(f"{where} is not a valid scorecard: {first_problem(error)}") from None
 
 
 def read_scorecard(path: Path) -> Scorecard:

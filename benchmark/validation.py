@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from annotations.classes import NUM_CLASSES, class_names
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, one_line
 from benchmark.classifier import Classifier, Normalized
 from benchmark.models.weights import check_classes, fingerprint
 
@@ -113,7 +113,7 @@ def validate(
         with torch.no_grad():
             logits = module(x[:2].clone())
     except Exception as error:  # noqa: BLE001 - a user's module may raise anything
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         detail = (
             f"the module fails ({type(error).__name__}: {reason}); it must take float (N, 3, H, W) in [0, 1]"
         )
@@ -319,7 +319,7 @@ def _gradient(module: nn.Module, x: torch.Tensor) -> Check:
             chosen = logits.gather(1, logits.argmax(1, keepdim=True)).sum()
             (gradient,) = torch.autograd.grad(chosen, given)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         return Check("gradient", False, f"{cut} ({reason})")
     if not bool(torch.isfinite(gradient).all()):
         return Check("gradient", False, "the gradient at the input has NaN or infinity")

@@ -30,7 +30,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic import model_validator as after
 
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, first_problem
 from benchmark.scorecard import SCORECARD_FILE, Scorecard
 from leaderboard.correctness import Correctness
 
@@ -410,11 +410,8 @@ def parse_info(text: str, *, where: str = ENTRY_FILE) -> EntryInfo:
     try:
         return EntryInfo.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise BeyondError(f"{where}: {at + ': ' if at else ''}{message}{more}") from None
+        raise BeyondError(f"{where}: {first_problem(error)}{more}") from None
 
 
 def read_limited(path: Path, limit: int | None = None) -> bytes:

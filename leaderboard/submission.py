@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, first_problem
 from annotations.study.preregistration import MADE_UP_NOTE
 from benchmark import agreement, records, runs
 from benchmark.attack_records import ROBUSTNESS, ROWS_SCHEMA
@@ -203,14 +203,6 @@ def prepare(
         tuple(notes),
         sends_records=hub is None,
     )
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first thing that is wrong, in one line."""
-    first = error.errors()[0]
-    at = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{at}: {message}" if at else message
 
 
 def check(entry: Entry, stage: Path, entries: Path) -> list[str]:

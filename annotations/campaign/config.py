@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, first_problem
 
 STUDY_FILE = "campaign.db"
 """The database in the folder of a study."""
@@ -125,6 +125,4 @@ def parse_config(values: dict[str, object], *, where: str) -> CampaignConfig:
     try:
         return CampaignConfig.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise BeyondError(f"{where}: {name}: {first['msg']}") from None
+        raise BeyondError(f"{where}: {first_problem(error)}") from None

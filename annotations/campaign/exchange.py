@@ -32,10 +32,10 @@ from annotations.aggregation import (
 from annotations.campaign.store import Store
 from annotations.campaign.types import ImportedVote, Votes
 from annotations.classes import class_definitions, class_names
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, one_line
 from annotations.judgements import VERDICT_NAMES, LabelSets, Verdict
 from annotations.publish import CAMPAIGN_FILE, EXTRA_VOTES, VOTES_FILE, VOTES_SCHEMA
-from annotations.tables import one_line, read_parquet
+from annotations.tables import read_parquet
 
 Method = Literal["k-of-n", "majority", "dawid-skene", "one-coin"]
 METHODS: tuple[Method, ...] = ("k-of-n", "majority", "dawid-skene", "one-coin")

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import yaml
 
 from annotations.campaign.config import CampaignConfig, parse_config
 from annotations.campaign.types import NewGold, NewImage, NewPair
 from annotations.classes import NUM_CLASSES, class_names
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, one_line
+from annotations.files import read_settings
 from annotations.judgements import LabelSets, Verdict
 from annotations.tables import read_parquet
 
@@ -36,12 +36,7 @@ def read_config(file: Path | None, given: dict[str, Any]) -> CampaignConfig:
     """
     values: dict[str, Any] = {}
     if file is not None:
-        try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            raise BeyondError(f"{file} cannot be read as YAML ({' '.join(str(error).split())})") from None
-        if not isinstance(values, dict):
-            raise BeyondError(f"{file} holds no settings; write lines such as: votes: 5")
+        values = read_settings(file, example="votes: 5")
     for name in ("study", "arms"):
         if name in values:
             raise BeyondError(f"{file}: {name}: a study in arms is made with beyond study create")
@@ -207,7 +202,7 @@ def _read_table(file: Path) -> pd.DataFrame:
             frame: pd.DataFrame = read_parquet(file, PARQUET_TYPES).to_pandas()
             return frame
     except (ValueError, OSError) as error:
-        raise BeyondError(f"{file} cannot be read ({' '.join(str(error).split())})") from None
+        raise BeyondError(f"{file} cannot be read ({one_line(error)})") from None
     raise BeyondError(f"{file} is neither .parquet nor .csv")
 
 

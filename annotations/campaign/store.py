@@ -805,8 +805,7 @@ class Store:
             if len(theirs) > 1:
                 raise BeyondError(
                     f"rater {name!r} answered in the arms {', '.join(sorted(theirs))}, and a rater belongs "
-                    "to "
-                    "one; nothing was imported"
+                    "to one; nothing was imported"
                 )
             arms[name] = theirs.pop() if theirs else None
         totals = Counter({"recorded": 0, "duplicate": 0, "refused": 0})

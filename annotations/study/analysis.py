@@ -21,10 +21,10 @@ import numpy.typing as npt
 from scipy.special import ndtri, stdtrit
 
 from annotations.errors import BeyondError
+from annotations.study.preregistration import ARMS
 
 Floats = npt.NDArray[np.float64]
 Method = Literal["two-way bootstrap", "exact", "none"]
-ARMS = ("none", "feature", "example")
 CHUNK = 500  # resamples at a time: bounds memory
 
 

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, one_line
+from annotations.files import write_atomically
 from annotations.study.preregistration import (
     ARMS,
     MANIFEST_FILE,
@@ -28,6 +29,7 @@ from annotations.study.preregistration import (
     check_pictures,
     verify,
 )
+from annotations.tables import read_parquet
 
 ITEMS_FILE = "items.parquet"
 ANSWERS_FILE = "answers.parquet"
@@ -117,9 +119,9 @@ class StudyAnswers:
             (self.answers, ANSWERS, ANSWERS_FILE),
         ):
             table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
-            temporary = folder / f".{name}.tmp"
-            pq.write_table(table.replace_schema_metadata(None), temporary, compression="zstd")
-            temporary.replace(folder / name)
+            sink = pa.BufferOutputStream()
+            pq.write_table(table.replace_schema_metadata(None), sink, compression="zstd")
+            write_atomically(folder / name, sink.getvalue().to_pybytes())
 
     def write_csv(self, folder: Path) -> None:
         """Write `items.csv` and `answers.csv`, which `read_answers` reads as well."""
@@ -214,7 +216,9 @@ def read_answers(folder: Path) -> StudyAnswers:
         text = folder / name.replace(".parquet", ".csv")
         try:
             if path.is_file():
-                frames.append(pq.read_table(path, partitioning=None).to_pandas())
+                types = {f.name: f.type for f in schema}
+                filled = [f.name for f in schema if not f.nullable]
+                frames.append(read_parquet(path, types, filled=filled).to_pandas())
             elif text.is_file():
                 options = pacsv.ConvertOptions(
                     column_types={f.name: f.type for f in schema}, strings_can_be_null=False
@@ -223,7 +227,7 @@ def read_answers(folder: Path) -> StudyAnswers:
             else:
                 raise BeyondError(f"{folder} has no {name}; gather answers first")
         except (pa.ArrowException, OSError) as error:
-            raise BeyondError(f"{folder} holds a damaged {name} ({' '.join(str(error).split())})") from None
+            raise BeyondError(f"{folder} holds a damaged {name} ({one_line(error)})") from None
     return study_answers(*frames, where=str(folder))
 
 

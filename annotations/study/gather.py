@@ -44,8 +44,7 @@ def open_study(study: Path, db: str | None = None) -> Store:
     if db is None and not (study / STUDY_FILE).is_file():
         raise BeyondError(
             f"{study} holds no {STUDY_FILE}; make a study with: beyond study create RUN --out {study}, or "
-            "name "
-            "the database with --db"
+            "name the database with --db"
         )
     store = Store.open(database(study, db))
     if store.config.study is None:
@@ -71,8 +70,7 @@ def study_config(
         plan: Its preregistration.
         stimuli: Its stimuli.
         settings: Texts and other settings of a campaign to use in place of those of `texts`; also
-            `debriefing`,
-            `notes` and `captions` (by arm).
+            `debriefing`, `notes` and `captions` (by arm).
         where: What errors call these.
 
     Raises:
@@ -175,16 +173,15 @@ def check(study: Path, store: Store) -> Preregistration:
     plan = preregistration.read(study)
     if plan.sha256 != config.preregistration:
         raise BeyondError(
-            f"{study / preregistration.PREREGISTRATION_FILE} is not the one that {store.database.name} was "
-            "made "
-            f"with (sha256 {plan.sha256[:12]}…, not {config.preregistration[:12]}…); put the original back"
+            f"{study / preregistration.PREREGISTRATION_FILE} is not the one that {store.database.name} "
+            f"was made with (sha256 {plan.sha256[:12]}…, not {config.preregistration[:12]}…); put the "
+            "original back"
         )
     found = preregistration.pack_sha256(study / PACK_FOLDER)
     if found != plan.pack_sha256 or found != config.pack:
         raise BeyondError(
             f"{study / PACK_FOLDER} holds the stimuli of another study, or was changed (sha256 "
-            f"{found[:12]}…, "
-            f"preregistered {plan.pack_sha256[:12]}…); put the original back"
+            f"{found[:12]}…, preregistered {plan.pack_sha256[:12]}…); put the original back"
         )
     stimuli = read_stimuli(study)
     require_pictures(study / PACK_FOLDER, sorted({picture.file for picture in stimuli.pictures}))
@@ -204,8 +201,7 @@ def _require_questions(stimuli: Stimuli, store: Store) -> None:
         image_id, class_index, arm, *_ = min(odd)
         raise BeyondError(
             f"{store.database.name} and the stimuli do not belong together: {len(odd):,} questions differ, "
-            "the "
-            f"first is image {image_id!r}, class {class_index}, arm {arm}; put the originals back"
+            f"the first is image {image_id!r}, class {class_index}, arm {arm}; put the originals back"
         )
 
 

@@ -16,7 +16,8 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from annotations.errors import BeyondError
-from annotations.study.analysis import ARMS, Responses, holm
+from annotations.study.analysis import Responses, holm
+from annotations.study.preregistration import ARMS
 
 Floats = npt.NDArray[np.float64]
 

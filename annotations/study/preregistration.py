@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from annotations.errors import BeyondError
+from annotations.files import write_atomically
+from annotations.study.canonical import Canonical, Frozen, read_canonical
 
 PREREGISTRATION_FILE = "preregistration.json"
 PACK_FOLDER = "pack"
@@ -36,11 +37,7 @@ Measure = Literal["agreement", "sham_acceptance", "over_acceptance", "over_rejec
 MADE_UP_NOTE = "made up for a test: no person answered, so nothing of it may be published"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Hypothesis(_Frozen):
+class Hypothesis(Frozen):
     """One claim that the study tests."""
 
     name: str = Field(min_length=1, max_length=20, description="Such as H1.")
@@ -56,7 +53,7 @@ class Hypothesis(_Frozen):
         return self
 
 
-class Exclusions(_Frozen):
+class Exclusions(Frozen):
     """Who and what is left out of the analysis, whatever they answered on the items themselves."""
 
     attention_floor: float = Field(
@@ -81,7 +78,7 @@ class Exclusions(_Frozen):
     )
 
 
-class Analysis(_Frozen):
+class Analysis(Frozen):
     """How answers are analysed."""
 
     kinds: tuple[Kind, ...] = Field(
@@ -97,7 +94,7 @@ class Analysis(_Frozen):
     gee: bool = Field(True, description="Fit generalised estimating equations as a sensitivity analysis.")
 
 
-class Preregistration(_Frozen):
+class Preregistration(Canonical):
     """The plan of a study. Unknown keys are rejected."""
 
     version: Literal[1] = VERSION
@@ -135,16 +132,6 @@ class Preregistration(_Frozen):
         if len(set(names)) != len(names):
             raise ValueError("two hypotheses have one name")
         return self
-
-    def to_json(self) -> str:
-        """Canonical JSON: sorted keys, two spaces, a final newline; nothing left out."""
-        data = self.model_dump(mode="json")
-        return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the canonical JSON: 64 hex digits."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
 
 def default_hypotheses(arms: tuple[Arm, ...] = ARMS) -> tuple[Hypothesis, ...]:
@@ -194,15 +181,7 @@ def write(folder: Path, plan: Preregistration, *, answered: bool, overwrite: boo
     elif path.exists():
         return plan.sha256
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, text)
     return plan.sha256
 
 
@@ -215,16 +194,7 @@ def read(folder: Path) -> Preregistration:
     path = folder / PREREGISTRATION_FILE
     if not path.is_file():
         raise BeyondError(f"{folder} has no {PREREGISTRATION_FILE}; make a study with: beyond study create")
-    data = path.read_bytes()
-    try:
-        plan = Preregistration.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BeyondError(f"{path} is damaged: {at}: {first['msg']}") from None
-    if plan.to_json().encode() != data:
-        raise BeyondError(f"{path} was changed after it was written; put the original back")
-    return plan
+    return read_canonical(path, Preregistration)
 
 
 def pack_sha256(pack: Path) -> str:

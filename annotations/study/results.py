@@ -14,7 +14,6 @@ Four measures, each a mean over answers:
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import warnings
 from collections.abc import Iterable, Sequence
@@ -24,11 +23,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from annotations.errors import BeyondError
 from annotations.study.analysis import Contrast, Responses, Share, compare_arms, gee, holm
 from annotations.study.answers import StudyAnswers
+from annotations.study.canonical import Canonical, Frozen
 from annotations.study.preregistration import (
     ARMS,
     MADE_UP_NOTE,
@@ -59,11 +59,7 @@ Reason = Literal[
 ]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class ArmShare(_Frozen):
+class ArmShare(Frozen):
     """A measure in one arm; `value` is null where nobody answered, the ends where no interval can be told."""
 
     arm: Arm
@@ -77,7 +73,7 @@ class ArmShare(_Frozen):
     method: Literal["two-way bootstrap", "exact", "none"]
 
 
-class Difference(_Frozen):
+class Difference(Frozen):
     """A measure in one arm less that in another."""
 
     measure: Measure
@@ -94,7 +90,7 @@ class Difference(_Frozen):
     hypothesis: str | None = Field(description="Its name in the plan.")
 
 
-class Group(_Frozen):
+class Group(Frozen):
     """Agreement within some of the items. Descriptions: not corrected for how many there are."""
 
     name: str
@@ -105,7 +101,7 @@ class Group(_Frozen):
     differences: tuple[Difference, ...] = ()
 
 
-class Excluded(_Frozen):
+class Excluded(Frozen):
     """What one rule left out of one arm."""
 
     reason: Reason
@@ -114,7 +110,7 @@ class Excluded(_Frozen):
     answers: int
 
 
-class Times(_Frozen):
+class Times(Frozen):
     """How long answers of the work took, in seconds."""
 
     arm: Arm
@@ -126,7 +122,7 @@ class Times(_Frozen):
     median_of_raters: float = Field(description="Median over raters of each one's median.")
 
 
-class OddsRatio(_Frozen):
+class OddsRatio(Frozen):
     """Of one arm against the first, by generalised estimating equations."""
 
     arm: Arm
@@ -137,7 +133,7 @@ class OddsRatio(_Frozen):
     p: float
 
 
-class Results(_Frozen):
+class Results(Canonical):
     """Everything that the analysis of a study says. Shares and differences are fractions."""
 
     version: Literal[1] = VERSION
@@ -165,11 +161,6 @@ class Results(_Frozen):
     by_confidence: tuple[Group, ...]
     times: tuple[Times, ...]
     notes: tuple[str, ...]
-
-    def to_json(self) -> str:
-        """Canonical JSON: sorted keys, two spaces, a final newline."""
-        data = self.model_dump(mode="json")
-        return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
     def share(self, arm: str, measure: Measure = "agreement") -> ArmShare:
         """A measure in one arm."""

@@ -1,23 +1,23 @@
 """The stimuli of a study: which items are asked about, as what, and the pictures that each arm shows.
 
 `STUDY/pack/manifest.json` holds them in canonical JSON; its SHA-256 stands in the preregistration. Every
-picture is stored once, named by the SHA-256 of its bytes. The manifest alone may be passed on; the pictures \
+picture is stored once, named by the SHA-256 of its bytes. The manifest alone may be passed on; the pictures
 may not.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from annotations.errors import BeyondError
+from annotations.files import write_atomically
+from annotations.study.canonical import Canonical, Frozen, read_canonical
 from annotations.study.preregistration import MANIFEST_FILE, PACK_FOLDER, Arm
 
 VERSION: Literal[1] = 1
@@ -30,11 +30,7 @@ ItemKind = Literal["adversarial", "clean", "sham", "attention", "practice"]
 Setting = str | int | float | bool | None
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class StudyItem(_Frozen):
+class StudyItem(Frozen):
     """One question: an image, altered or not, and a class. The columns of `answers.ITEMS`."""
 
     item: str = Field(min_length=1, max_length=64, description="Its name; it gives nothing away.")
@@ -59,7 +55,7 @@ class StudyItem(_Frozen):
         return self
 
 
-class StudyPicture(_Frozen):
+class StudyPicture(Frozen):
     """One picture. In every arm the photograph (`none`) is shown, with that of the arm beside it."""
 
     item: str
@@ -70,7 +66,7 @@ class StudyPicture(_Frozen):
     similarities: tuple[float, ...] = ()
 
 
-class Source(_Frozen):
+class Source(Frozen):
     """The pack of explanations that the stimuli were taken from."""
 
     manifest_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -80,7 +76,7 @@ class Source(_Frozen):
     versions: dict[str, str]
 
 
-class Stimuli(_Frozen):
+class Stimuli(Canonical):
     """What `pack/manifest.json` of a study holds."""
 
     version: Literal[1] = VERSION
@@ -106,11 +102,6 @@ class Stimuli(_Frozen):
                 "items and pictures do not fit together: each item needs one picture for each arm"
             )
         return self
-
-    def to_json(self) -> str:
-        """Canonical JSON: sorted keys, two spaces, a final newline."""
-        data = self.model_dump(mode="json")
-        return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
     def files(self) -> dict[tuple[str, Arm], str]:
         """The file of each picture, by item and arm."""
@@ -149,12 +140,11 @@ def write_stimuli(
         if path.name not in wanted:
             path.unlink()
     for name in wanted:
-        _write(folder / name, _checked(source / name))
+        write_atomically(folder / name, _checked(source / name))
         if advance is not None:
             advance(1)
-    text = stimuli.to_json().encode()
-    _write(folder / MANIFEST_FILE, text)
-    return hashlib.sha256(text).hexdigest()
+    write_atomically(folder / MANIFEST_FILE, stimuli.to_json())
+    return stimuli.sha256
 
 
 def read_stimuli(study: Path) -> Stimuli:
@@ -166,16 +156,7 @@ def read_stimuli(study: Path) -> Stimuli:
     path = study / PACK_FOLDER / MANIFEST_FILE
     if not path.is_file():
         raise BeyondError(f"{study} holds no stimuli ({PACK_FOLDER}/{MANIFEST_FILE} is missing)")
-    data = path.read_bytes()
-    try:
-        stimuli = Stimuli.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BeyondError(f"{path} is damaged: {at}: {first['msg']}; put the original back") from None
-    if stimuli.to_json().encode() != data:
-        raise BeyondError(f"{path} was changed after it was written; put the original back")
-    return stimuli
+    return read_canonical(path, Stimuli)
 
 
 def require_pictures(folder: Path, names: Sequence[str]) -> None:
@@ -188,8 +169,7 @@ def require_pictures(folder: Path, names: Sequence[str]) -> None:
     if missing:
         raise BeyondError(
             f"{len(missing):,} of {len(names):,} pictures are missing from {folder}, the first is "
-            f"{missing[0]}; "
-            "put the originals back"
+            f"{missing[0]}; put the originals back"
         )
     for name in names:
         _checked(folder / name)
@@ -203,15 +183,3 @@ def _checked(path: Path) -> bytes:
     if hashlib.sha256(data).hexdigest() != path.stem:
         raise BeyondError(f"{path} was changed: its checksum is not its name; put the original back")
     return data
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

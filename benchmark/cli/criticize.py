@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from annotations.errors import BeyondError
+from annotations.files import write_atomically
 from benchmark.cli.score import (
     annotations_option,
     json_option,
@@ -293,5 +294,5 @@ def write_page(
     result = runs.criticism_result(run, labels)
     shown = [] if result is None else montages(result, images, classifier.preprocessing, subjects=subjects)
     card = card.model_copy(update={"tracks": {"criticism": card.tracks["criticism"]}})
-    runs.write_atomically(file, render_page(card, montages=shown))
+    write_atomically(file, render_page(card, montages=shown))
     say(f"wrote {file}; it holds pixels of the images: keep it on this machine, do not publish it")

@@ -19,6 +19,7 @@ EXAMPLES = 6
 )
 def demo(out: Path) -> None:
     """Score, attack and criticize EfficientNet-Lite0 on 20 sample photographs, and write pages about it."""
+    from annotations.files import write_atomically
     from benchmark import runs
     from benchmark.cli.criticize import plan_of
     from benchmark.images import open_image_set
@@ -27,7 +28,6 @@ def demo(out: Path) -> None:
     from benchmark.report.examples import adversarial_examples
     from benchmark.report.montage import montages
     from benchmark.report.page import render_page
-    from benchmark.runs import write_atomically
 
     click.echo(
         f"beyond score {MODEL} --images sample --annotations sample --tracks rectified,robustness,criticism "

@@ -84,7 +84,7 @@ def explain(
     sheets of its nearest reference images, with a manifest of items, hashes and settings. The pictures derive
     from the images: they must not be published.
     """  # noqa: D301 - click reads the escape
-    from benchmark.explanations.pack import KINDS
+    from annotations.study.preregistration import KINDS
     from benchmark.explanations.selection import parse_mix
 
     target = out or run / "explanations"

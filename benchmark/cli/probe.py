@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from annotations.errors import BeyondError
+from annotations.files import write_atomically
 from benchmark.cli.score import annotations_option, say
 from benchmark.devices import choose_device, default_workers
 from benchmark.probes import PROBES, ProbeInfo, get_probe
@@ -224,7 +225,7 @@ def from_model(
             ),
             labels,
         )
-        runs.write_atomically(target / f"{info.name}.json", card.to_json())
+        write_atomically(target / f"{info.name}.json", card.to_json())
     say(f"records: {observation.folder}")
     return result, card
 

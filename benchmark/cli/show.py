@@ -54,8 +54,8 @@ def show(run_paths: tuple[Path, ...], *, as_json: bool, html_file: Path | None, 
     if examples and not run.is_dir():
         raise BeyondError(f"--examples needs the run folder, which keeps the images; {run} is a file")
     if html_file is not None:
+        from annotations.files import write_atomically
         from benchmark.report.page import render_page
-        from benchmark.runs import write_atomically
 
         if not html_file.parent.is_dir():
             raise BeyondError(f"there is no folder {html_file.parent}; make it, or write the page elsewhere")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from annotations.campaign.cli import DEFAULT_HOST, DEFAULT_PORT, run_server
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, first_problem
 from benchmark.cli.study_answers import analyse, import_answers, power
 
 if TYPE_CHECKING:
@@ -114,9 +113,10 @@ def create(
     """
     from annotations.campaign.store import Store
     from annotations.study import gather, preregistration
+    from annotations.study.preregistration import MANIFEST_FILE
     from annotations.study.stimuli import write_stimuli
     from benchmark.cli.score import say
-    from benchmark.explanations.pack import MANIFEST_FILE, read_pack
+    from benchmark.explanations.pack import read_pack
     from benchmark.explanations.study import ITEMS, checks_for, choose, make_stimuli
     from benchmark.progress import meter
 
@@ -140,10 +140,9 @@ def create(
     manifest = read_pack(pack)
     _require_run(manifest, run, pack)
     chosen = choose(manifest, arms=arms, items=items, checks=checks, practice=practice, seed=seed)
-    digest = hashlib.sha256((pack / MANIFEST_FILE).read_bytes()).hexdigest()
+    digest = preregistration.pack_sha256(pack)
     stimuli = make_stimuli(manifest, chosen, sha256=digest, arms=arms, seed=seed)
-    pack_sha256 = hashlib.sha256(stimuli.to_json().encode()).hexdigest()
-    plan = _plan(stimuli, pack_sha256, raters=raters, made_up=made_up, values=plan_values, where=plan_file)
+    plan = _plan(stimuli, raters=raters, made_up=made_up, values=plan_values, where=plan_file)
     config = gather.study_config(plan, stimuli, settings, where=str(config_file or "settings"))
     files = {picture.file for picture in stimuli.pictures}
     with meter("Pictures", len(files), unit="pictures") as progress:
@@ -210,15 +209,9 @@ def _parse_arms(text: str) -> Any:
 def _read_yaml(file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
-    import yaml
+    from annotations.files import read_settings
 
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BeyondError(f"{file} cannot be read as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(values, dict):
-        raise BeyondError(f"{file} holds no settings; write lines such as: ethics: …")
-    return values
+    return read_settings(file, example="ethics: …")
 
 
 def _require_new(out: Path, url: str, db: str | None) -> None:
@@ -249,8 +242,7 @@ def _require_run(manifest: Manifest, run: Path, pack: Path) -> None:
     if manifest.model.get("weights_sha256") != info.model.weights_sha256:
         raise BeyondError(
             f"{pack} explains {manifest.model.get('name', 'another model')}, and {run} is of "
-            f"{info.model.name} "
-            "with other weights; pass the pack of this run"
+            f"{info.model.name} with other weights; pass the pack of this run"
         )
     _, rows = broken_rows(run, runs.load_labels(runs.default_annotations(info)))
     reached = {row.image_id: row.adversarial_class for row in rows}
@@ -259,16 +251,14 @@ def _require_run(manifest: Manifest, run: Path, pack: Path) -> None:
             there = reached.get(item.image_id)
             raise BeyondError(
                 f"{pack} was not made from {run}: it shows {item.image_id} as "
-                f"{class_names()[item.shown_class]}, "
-                f"and the run {'did not break it' if there is None else f'made it {class_names()[there]}'}; "
-                "pass "
-                "the pack of this run"
+                f"{class_names()[item.shown_class]}, and the run "
+                f"{'did not break it' if there is None else f'made it {class_names()[there]}'}; pass the "
+                "pack of this run"
             )
 
 
 def _plan(
     stimuli: Stimuli,
-    pack_sha256: str,
     *,
     raters: int,
     made_up: bool,
@@ -312,7 +302,7 @@ def _plan(
                 **written,
                 "exclusions": exclusions | given,
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "pack_sha256": pack_sha256,
+                "pack_sha256": stimuli.sha256,
                 "arms": stimuli.arms,
                 "raters_per_arm": raters,
                 "items_per_rater": len(items),
@@ -321,6 +311,4 @@ def _plan(
             }
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "the plan"
-        raise BeyondError(f"{where or 'the plan'}: {name}: {first['msg']}") from None
+        raise BeyondError(f"{where or 'the plan'}: {first_problem(error)}") from None

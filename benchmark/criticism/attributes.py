@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from annotations.classes import class_names
 from annotations.errors import BeyondError
@@ -234,7 +233,7 @@ def kept(run: Path, name: str) -> pd.DataFrame:
     paths = part_paths(folder)
     if not paths or not part_is_sound(paths[0]):
         raise BeyondError(f"{folder} is missing or damaged; give --attributes again with its file")
-    frame: pd.DataFrame = pq.read_table(paths[0], partitioning=None).to_pandas()
+    frame: pd.DataFrame = read_parquet(paths[0], {"image_id": pa.string()}).to_pandas()
     return frame
 
 

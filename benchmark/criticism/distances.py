@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, one_line
 from benchmark import attacks
 from benchmark.attack_engine import AttackedImages, plain
 from benchmark.attacks.goals import has_left
@@ -362,6 +362,13 @@ def _row(result: Closest, label: int, predicted: int, info: DistancesInfo) -> re
     )
 
 
+def execution_on(device: torch.device) -> attacks.Execution:
+    """Options that change distances by rounding alone, in blocks that suit the device."""
+    on_cpu = device.type == "cpu"
+    block = BLOCK if on_cpu else BLOCK_ON_DEVICE
+    return attacks.Execution(channels_last=True, fold=True, freeze=on_cpu, block=block)
+
+
 def _ready(
     module: torch.nn.Module,
     example: torch.Tensor,
@@ -381,12 +388,10 @@ def _ready(
             "the model gives no gradient, so its distance to the decision boundary cannot be followed; the "
             "criticism track needs a model that gives one"
         ) from None
-    on_cpu = settings.device.type == "cpu"
-    block = BLOCK if on_cpu else BLOCK_ON_DEVICE
-    fast = attacks.Execution(channels_last=True, fold=True, freeze=on_cpu, block=block)
+    fast = execution_on(settings.device)
     try:
         return attacks.Net(module, execution=fast, device=settings.device, example=example)
     except Exception as error:  # noqa: BLE001 - a user's module may refuse to be copied in any way it likes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        warn(f"measuring the model as it is, without folding batch normalisation: {reason[:120]}")
-        return attacks.Net(module, execution=attacks.Execution(block=block), device=settings.device)
+        reason = one_line(error, 120)
+        warn(f"measuring the model as it is, without folding batch normalisation: {reason}")
+        return attacks.Net(module, execution=attacks.Execution(block=fast.block), device=settings.device)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from annotations.errors import BeyondError
 from annotations.judgements import LabelSets
+from annotations.tables import read_parquet
 from benchmark import records
 from benchmark.criticism import attributes
 from benchmark.criticism.info import CriticismInfo
@@ -87,5 +88,5 @@ def _read(run: Path, kind: str, notes: list[str]) -> pd.DataFrame | None:
     if not records.part_is_sound(paths[-1]):
         notes.append(f"The {kind} of this run are damaged and left out; run beyond criticize again.")
         return None
-    frame: pd.DataFrame = pq.read_table(paths[-1], partitioning=None).to_pandas()
+    frame: pd.DataFrame = read_parquet(paths[-1], {"image_id": pa.string()}).to_pandas()
     return frame

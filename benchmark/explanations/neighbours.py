@@ -24,7 +24,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, one_line
 from benchmark.classifier import Classifier
 from benchmark.decoding import DecodedBatch
 from benchmark.models.assemble import last_linear
@@ -235,7 +235,7 @@ def open_features(run: Path, *, weights_sha256: str | None = None, verify: bool 
         matrix = np.load(folder / _MATRIX, mmap_mode="r", allow_pickle=False)
         ids = np.load(folder / _IDS, allow_pickle=False)
     except (ValidationError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise BeyondError(f"{folder} is damaged ({reason}); {again}") from None
     if matrix.shape != (info.rows, info.columns) or matrix.dtype != np.float32 or ids.shape != (info.rows,):
         raise BeyondError(f"{folder} is damaged (its files do not fit together); {again}")

@@ -26,17 +26,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from annotations.errors import BeyondError
-from benchmark import runs
+from annotations.errors import BeyondError, first_problem
+from annotations.files import write_atomically
+from annotations.study.preregistration import MANIFEST_FILE, Arm, Kind
 from benchmark.explanations import pictures
 from benchmark.explanations.pictures import Pixels
 
-MANIFEST_FILE = "manifest.json"
 MANIFEST_VERSION = 2
 
-Arm = Literal["none", "feature", "example"]
-Kind = Literal["adversarial", "clean", "sham"]
-KINDS: tuple[Kind, ...] = ("adversarial", "clean", "sham")
 Setting = str | int | float | bool | None
 
 _NOTICE = (
@@ -201,7 +198,7 @@ def write_pack(
         ],
     )
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-    runs.write_atomically(folder / MANIFEST_FILE, text)
+    write_atomically(folder / MANIFEST_FILE, text)
     return manifest
 
 
@@ -247,9 +244,7 @@ def _read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BeyondError(f"{path} is damaged: {at}: {first['msg']}") from None
+        raise BeyondError(f"{path} is damaged: {first_problem(error)}") from None
 
 
 def _draw(

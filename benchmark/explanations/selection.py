@@ -18,8 +18,9 @@ import numpy.typing as npt
 from annotations.classes import NUM_CLASSES
 from annotations.errors import BeyondError
 from annotations.judgements import VERDICT_NAMES, LabelSets, Verdict
+from annotations.study.preregistration import KINDS, Kind
 from benchmark.anatomy import hierarchy
-from benchmark.explanations.pack import KINDS, Item, Kind, item_name
+from benchmark.explanations.pack import Item, item_name
 
 Bools = npt.NDArray[np.bool_]
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from annotations.errors import BeyondError
-from annotations.study.preregistration import ARMS
+from annotations.study.preregistration import ARMS, KINDS, Arm
 from annotations.study.stimuli import ItemKind, Source, Stimuli, StudyItem, StudyPicture
-from benchmark.explanations.pack import KINDS, Arm, Item, Manifest
+from benchmark.explanations.pack import Item, Manifest
 from benchmark.explanations.selection import parse_mix
 
 ITEMS = 60
@@ -76,8 +76,7 @@ def choose(
     if not all(mix):
         raise BeyondError(
             "a study needs controls, and this pack has none: make it again with beyond explain RUN --mix "
-            "2:1:1 "
-            "on a run whose label sets judge its images (beyond rescore RUN --annotations real,…)"
+            "2:1:1 on a run whose label sets judge its images (beyond rescore RUN --annotations real,…)"
         )
     if practice % 2 or practice < 0 or (checks is not None and (checks % 2 or checks < 0)):
         raise BeyondError(

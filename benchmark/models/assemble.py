@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, one_line
 from benchmark.classifier import Classifier, Normalized
 from benchmark.models.weights import check_classes, fingerprint
 from benchmark.preprocessing import Preprocessing
@@ -135,7 +135,7 @@ def probe(
         with torch.no_grad():
             output = module(torch.full((1, 3, *size), 0.5, device=device))
     except Exception as error:  # a user's module may raise anything
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         raise BeyondError(
             f"{spec} fails on one {size[0]}×{size[1]} image ({type(error).__name__}: {reason}); "
             "it must take float (N, 3, H, W) in [0, 1] of the preprocessing's input_size"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from annotations.errors import BeyondError, user_path
+from annotations.errors import BeyondError, one_line, user_path
 from benchmark.classifier import Classifier
 from benchmark.models.assemble import assemble, complete
 from benchmark.preprocessing import Preprocessing
@@ -48,7 +48,7 @@ def load(rest: str, spec: str, cache_dir: Path | None) -> Classifier:  # noqa: A
     except BeyondError:
         raise
     except Exception as error:  # anything can go wrong in a user's file
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise BeyondError(
             f"{file}:{attribute} failed with {type(error).__name__}: {reason} (BEYOND_DEBUG=1 shows where)"
         ) from error

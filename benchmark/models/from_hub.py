@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from annotations.classes import class_names, package_file, wnids
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, one_line
 from benchmark.classifier import Classifier
 from benchmark.models import hub
 from benchmark.models.assemble import Layers, assemble, last_linear
@@ -221,7 +221,7 @@ def read_processor(folder: Path, spec: str) -> tuple[Preprocessing, bool]:
             folder, trust_remote_code=False, local_files_only=True
         )
     except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         raise BeyondError(
             f"{spec} has an image processor that transformers cannot read ({reason})"
         ) from error

@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, one_line
 from benchmark.models.weights import load_weights
 
 # Names under which libraries save weights, safest first.
@@ -194,13 +194,13 @@ def _plain_errors(repository: str, revision: str | None) -> Iterator[None]:
     except EntryNotFoundError:
         raise
     except HfHubHTTPError as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         raise BeyondError(f"the Hub refused {at} ({reason}); try again later") from error
     except (OSError, RuntimeError) as error:
         # The client's HTTP library (requests or httpx, by its version) and its consistency checks.
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = one_line(error, 160)
         raise BeyondError(
             f"cannot fetch {at} from the Hub ({reason}); check the network and try again"
         ) from error

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import nn
 
-from annotations.errors import BeyondError
+from annotations.errors import BeyondError, one_line
 
 # Where training scripts put the weights inside a checkpoint, best first: averaged weights are published.
 _NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -79,7 +79,7 @@ def _read_torch(path: Path) -> object:
     except MemoryError:
         raise
     except Exception as error:  # malformed bytes make torch's readers raise nearly anything
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = one_line(error, 120)
         raise BeyondError(
             f"{path} cannot be read as weights ({reason}); get it again, or save it as safetensors"
         ) from error

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from annotations.classes import NUM_CLASSES
 from annotations.errors import BeyondError
+from annotations.tables import read_parquet
 from benchmark import records
 from benchmark.images import ImageSet
 from benchmark.probes import CUE_CONFLICT, Reference
@@ -197,7 +197,8 @@ def _read_people(folder: Path) -> Answers | None:
     for path in paths:
         if not records.part_is_sound(path):
             raise BeyondError(f"{path} is damaged (checksum); run the probe again with --overwrite")
-    table = pa.concat_tables([pq.read_table(path, partitioning=None) for path in paths])
+    types = {field.name: field.type for field in _PEOPLE_SCHEMA}
+    table = pa.concat_tables([read_parquet(path, types) for path in paths])
     return answers_from_table(table.to_pandas(), where=str(folder / PEOPLE))
 
 

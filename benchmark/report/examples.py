@@ -123,7 +123,8 @@ def adversarial_examples(run: Path, count: int) -> list[Example]:
 
 def _explanations(run: Path) -> dict[tuple[str, int], list[View]]:
     """Pictures that `beyond explain` made, by image and predicted class; none if it was not run."""
-    from benchmark.explanations.pack import MANIFEST_FILE, read_pack
+    from annotations.study.preregistration import MANIFEST_FILE
+    from benchmark.explanations.pack import read_pack
 
     folder = run / "explanations"
     if not (folder / MANIFEST_FILE).is_file():

@@ -5,7 +5,7 @@ Everything depends on the results alone: the same results give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,8 @@ def write_report(results: Results, folder: Path) -> list[Path]:
         What was written. Pictures of what was not measured are removed, not left from before.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {RESULTS_FILE: results.to_json(), REPORT_FILE: markdown(results), **pictures(results)}
+    drawn = pictures(results)
+    texts = {RESULTS_FILE: results.to_json(), REPORT_FILE: markdown(results, drawn), **drawn}
     written = []
     for name in FILES:
         path = folder / name
@@ -71,9 +72,14 @@ def write_report(results: Results, folder: Path) -> list[Path]:
 # --------------------------------------------------------------------------------------------------- Markdown
 
 
-def markdown(results: Results) -> str:
-    """The report. It holds no time and no path."""
-    drawn = pictures(results)
+def markdown(results: Results, drawn: Mapping[str, str] | None = None) -> str:
+    """The report. It holds no time and no path.
+
+    Args:
+        results: What it reports.
+        drawn: Its `pictures`, where they are drawn already.
+    """
+    drawn = pictures(results) if drawn is None else drawn
     parts = [f"# {_text(results.title)}", "", *_lede(results), ""]
     parts += ["## Agreement, by what raters saw", ""]
     if AGREEMENT in drawn:
@@ -210,7 +216,7 @@ def _exclusions(results: Results) -> list[str]:
     return lines
 
 
-def _groups(results: Results, drawn: dict[str, str]) -> list[str]:
+def _groups(results: Results, drawn: Mapping[str, str]) -> list[str]:
     lines: list[str] = []
     if results.by_kind:
         lines += ["## By kind of item", "", "How often raters said yes.", ""]
@@ -255,7 +261,7 @@ def _group_table(what: str, groups: Sequence[tuple[str, Group]]) -> list[str]:
     return lines
 
 
-def _times(results: Results, drawn: dict[str, str]) -> list[str]:
+def _times(results: Results, drawn: Mapping[str, str]) -> list[str]:
     if not results.times:
         return []
     lines = ["## How long answers took", ""]

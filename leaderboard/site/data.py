@@ -368,7 +368,7 @@ def _browser_column(column: Column) -> dict[str, Any]:
         "group": name.group,
         "unit": unit,
         "n": usual,
-        "v": values,
+        "v": values if any(value is not None for value in values) else [],
     }
     for key, found in (("l", low), ("h", high)):
         if any(found):

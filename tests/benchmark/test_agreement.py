@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from annotations.study.answers import read_study, study_answers
@@ -165,6 +168,30 @@ def test_damaged_answers_get_one_line(
     capsys.readouterr()
     assert run("rescore", scored) == 2
     assert "is damaged (checksum); put them in again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("content", "words"), [("junk", "readable Parquet"), ("text", "shown_class")])
+def test_a_part_that_only_its_name_vouches_for_gets_one_line(
+    made: Path, scored: Path, tmp_path: Path, content: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Records may come from strangers, who can name any bytes by their checksum."""
+    assert run("study", "analyse", made / "study", "--run", scored, "--out", tmp_path / "r") == 0
+    part = records.part_paths(scored / agreement.AGREEMENT)[0]
+    data = b"PAR1 and nothing else PAR1"
+    if content == "text":
+        table, sink = pq.read_table(part), pa.BufferOutputStream()
+        column = table.column_names.index("shown_class")
+        pq.write_table(table.set_column(column, "shown_class", pa.array(["a class"] * len(table))), sink)
+        data = sink.getvalue().to_pybytes()
+    part.unlink()
+    named = part.with_name(f"part-00000-{hashlib.sha256(data).hexdigest()[:16]}.parquet")
+    named.write_bytes(data)
+    assert records.part_is_sound(named)
+    capsys.readouterr()
+    assert run("rescore", scored) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words in line
+    assert "put them in again" in line
 
 
 def test_a_run_without_attacks_has_nothing_to_agree_with(

@@ -24,6 +24,7 @@
     const data = window.BEYOND;
     if (!data) return null;
     const rows = data.slug.length;
+    for (const metric of data.metrics) if (!metric.v.length) metric.v = new Array(rows).fill(null);
     const word = (set, row) => set.words[+set.at[row]];
     const byKey = Object.fromEntries(data.metrics.map((metric) => [metric.k, metric]));
     const single = byKey.top1_evaluable, people = byKey.real_accuracy;

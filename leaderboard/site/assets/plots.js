@@ -11,7 +11,7 @@
     if (key === "rank" || key === "top1rank") return data[key][row] && data[key][row][0];
     if (key === "parameters" || key === "throughput") return data[key].length ? data[key][row] : null;
     const found = metric[key];
-    return !found || found.v[row] === null ? null : found.unit === "fraction" ? found.v[row] / 1e4 : found.v[row];
+    return !found || (found.v[row] ?? null) === null ? null : found.unit === "fraction" ? found.v[row] / 1e4 : found.v[row];
   };
   const text = (key, row) => {
     const found = value(key, row);

@@ -102,7 +102,10 @@ CHANGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: picture(f).write_bytes(b"another picture"), "its checksum is not its name"),
     (lambda f: (f / "pack" / "manifest.json").unlink(), "holds no pack"),
     (lambda f: (f / "answers.parquet").unlink(), "has no answers.parquet"),
-    (lambda f: (f / "answers.parquet").write_bytes(b"nonsense"), "damaged answers.parquet"),
+    (
+        lambda f: (f / "answers.parquet").write_bytes(b"nonsense"),
+        "answers.parquet is not a readable Parquet file",
+    ),
 ]
 
 

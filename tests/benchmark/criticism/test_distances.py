@@ -12,11 +12,11 @@ import torch
 from benchmark import attacks
 from benchmark.attack_engine import AttackedImages
 from benchmark.classifier import Classifier
-from benchmark.criticism.distances import BLOCK, closest
+from benchmark.criticism.distances import closest, execution_on
 from benchmark.images import open_image_set
 from benchmark.models import load
 
-EXECUTION = attacks.Execution(channels_last=True, fold=True, freeze=True, block=BLOCK)
+EXECUTION = execution_on(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module", autouse=True)

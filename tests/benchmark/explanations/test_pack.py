@@ -14,21 +14,12 @@ import torch
 from PIL import Image
 
 from annotations.errors import BeyondError
+from annotations.study.preregistration import MANIFEST_FILE, Kind
 from benchmark.decoding import Decoder
 from benchmark.explanations.heatmaps import grad_cam, integrated_gradients
 from benchmark.explanations.layers import find_spatial_layer
 from benchmark.explanations.neighbours import Features, write_features
-from benchmark.explanations.pack import (
-    MANIFEST_FILE,
-    Item,
-    Kind,
-    Manifest,
-    Stimulus,
-    item_name,
-    read_pack,
-    to_pixels,
-    write_pack,
-)
+from benchmark.explanations.pack import Item, Manifest, Stimulus, item_name, read_pack, to_pixels, write_pack
 from benchmark.explanations.pictures import overlay, sheet
 from benchmark.explanations.stimuli import Prediction, References, make_stimuli
 from benchmark.images import open_image_set

@@ -11,7 +11,8 @@ import pytest
 from annotations.classes import class_names
 from annotations.errors import BeyondError
 from annotations.judgements import Verdict
-from benchmark.explanations.pack import KINDS, item_name
+from annotations.study.preregistration import KINDS
+from benchmark.explanations.pack import item_name
 from benchmark.explanations.selection import Candidate, deal, parse_mix, plainly_wrong, sham_class
 from tests.benchmark.tracks.label_sets import small
 

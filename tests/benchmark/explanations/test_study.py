@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from annotations.errors import BeyondError
-from benchmark.explanations.pack import Item, Kind, Manifest, Picture, item_name
+from annotations.study.preregistration import Kind
+from benchmark.explanations.pack import Item, Manifest, Picture, item_name
 from benchmark.explanations.study import Chosen, checks_for, choose, make_stimuli
 
 PATTERN: tuple[Kind, ...] = ("adversarial", "clean", "adversarial", "sham")
