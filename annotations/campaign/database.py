@@ -21,6 +21,7 @@ try:
     import alembic.migration
     import alembic.script
     import sqlalchemy as sa
+    from sqlalchemy.dialects import postgresql
     from sqlalchemy.engine import URL, Connection, Engine, make_url
     from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 except ImportError as error:
@@ -77,6 +78,7 @@ class Database:
             **({"reading": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"})
         )
         self._compiled: dict[Any, str] = {}
+        self._made: dict[Callable[[Database], Any], Any] = {}
         # What the database or its driver raises; what `write` does comes from the driver as it is.
         self.errors: tuple[type[Exception], ...] = (DBAPIError, self.engine.dialect.loaded_dbapi.Error)
         self._together = _Together(self.engine) if self.is_sqlite else None
@@ -108,6 +110,8 @@ class Database:
         transaction is waiting and parsing.
         """
         changes = tuple((statement, rows) for statement, rows in changes if rows)
+        if not changes:
+            return
         if self.is_sqlite:
             for statement, rows in changes:
                 connection.execute(statement, rows)
@@ -140,6 +144,38 @@ class Database:
     def locked(self, statement: sa.Select[Any], *, skip: bool = False, of: Any = None) -> sa.Select[Any]:
         """The statement with row locks, where the database has them."""
         return statement if self.is_sqlite else statement.with_for_update(skip_locked=skip, of=of)
+
+    def among(self, column: Any, name: str) -> Any:
+        """The condition that a column is one of the values of a parameter, which is a list.
+
+        On PostgreSQL the list goes as an array, so that there is one statement whatever its length.
+        """
+        if self.is_sqlite:
+            return column.in_(sa.bindparam(name, expanding=True))
+        return column == sa.any_(sa.bindparam(name, type_=postgresql.ARRAY(column.type)))
+
+    def among_pairs(self, statement: sa.Select[Any], one: Any, other: Any) -> sa.Select[Any]:
+        """The statement for rows where two columns are a pair of those that `pairs` names."""
+        if self.is_sqlite:
+            return statement.where(sa.tuple_(one, other).in_(sa.bindparam("pairs", expanding=True)))
+        arrays = (
+            sa.bindparam(f"pair_{i}", type_=postgresql.ARRAY(c.type)) for i, c in enumerate((one, other))
+        )
+        wanted = sa.func.unnest(*arrays).table_valued("one", "other", name="wanted").render_derived()
+        return statement.join(wanted, sa.and_(wanted.c.one == one, wanted.c.other == other))
+
+    def pairs(self, pairs: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
+        """Parameters of `among_pairs`."""
+        if self.is_sqlite:
+            return {"pairs": list(pairs)}
+        return {f"pair_{i}": [pair[i] for pair in pairs] for i in range(2)}
+
+    def once(self, make: Callable[[Database], T]) -> T:
+        """What a function makes of this database, made once: statements that depend on its kind."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        made: T = self._made[make]
+        return made
 
     def warm_up(self) -> None:
         """Open the connections that answering many at once takes, and let PostgreSQL look at its tables.

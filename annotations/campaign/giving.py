@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby, islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,25 +11,16 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from annotations.campaign import assignment
+from annotations.campaign.changes import Changes
 from annotations.campaign.database import Database
-from annotations.campaign.rows import (
-    LEASED,
-    SAVE_COUNTS,
-    A,
-    Counts,
-    Q,
-    R,
-    counter_rows,
-    lock_questions,
-    save_questions,
-    step_done,
-)
+from annotations.campaign.rows import LEASED, A, Counts, Q, lock_questions, save_questions, step_done
 from annotations.campaign.rules import Rules
 
 _BLOCK = 64  # raters go through the pairs in blocks of this size by priority, each in an order of their own
 _ALL = 10**6
 
 _HELD = (
+    A.c.rater_ref,
     A.c.id,
     A.c.token,
     A.c.position,
@@ -44,52 +36,69 @@ _HELD = (
 _RATER: Any = sa.bindparam("rater")
 _NOW: Any = sa.bindparam("now")
 _ARM: Any = sa.bindparam("arm")
-_HOLDS = (
-    sa.select(*_HELD)
-    .join(Q, Q.c.id == A.c.question_ref)
-    .where(A.c.rater_ref == _RATER, A.c.state == "leased", A.c.expires_at > _NOW)
-    .order_by(A.c.position)
-)
-_RENEW = (
-    sa.update(A)
-    .where(A.c.rater_ref == _RATER, A.c.state == "leased", A.c.expires_at > _NOW)
-    .values(expires_at=sa.bindparam("until"))
-)
-_GIVEN = sa.and_(A.c.rater_ref == _RATER, A.c.question_ref == Q.c.id)
+_LIMIT: Any = sa.bindparam("limit")
 _NOT_GIVEN = ~sa.exists().where(A.c.rater_ref == _RATER, A.c.question_ref == Q.c.id, A.c.state != "expired")
-_CHOICES = sa.select(
-    Q.c.id,
-    Q.c.image_ref,
-    Q.c.class_index,
-    Q.c.arm,
-    Q.c.beside,
-    Q.c.expected,
-    Q.c.rank,
-    A.c.id.label("before"),
-).outerjoin(A, _GIVEN)
-_NEW = sa.or_(A.c.id.is_(None), A.c.state == "expired")  # not given, or held too long without an answer
+_CHOICE = (Q.c.id, Q.c.image_ref, Q.c.class_index, Q.c.arm, Q.c.beside, Q.c.expected, Q.c.rank)
+_CHOICES = sa.select(*_CHOICE)
 _OPEN = [Q.c.role == "work", Q.c.arm == _ARM]
-_PAIRS = _CHOICES.where(*_OPEN, Q.c.is_open, _NEW).order_by(Q.c.rank).limit(sa.bindparam("limit"))
+_OPEN_PAIRS = _CHOICES.where(*_OPEN, Q.c.is_open).order_by(Q.c.rank).limit(_LIMIT)
+_PAIRS = _CHOICES.where(*_OPEN, Q.c.is_open, _NOT_GIVEN).order_by(Q.c.rank).limit(_LIMIT)
 # Gold and practice are always open; to say so lets the index be used.
 _MINE = sa.or_(Q.c.arm == "", Q.c.arm == _ARM)
-_GOLD = _CHOICES.where(Q.c.role == "gold", Q.c.is_open, _MINE, _NEW)
-_PRACTICE = (
-    _CHOICES.where(Q.c.role == "practice", Q.c.is_open, _MINE, _NEW)
-    .order_by(Q.c.id)
-    .limit(sa.bindparam("limit"))
-)
+_GOLD = _CHOICES.where(Q.c.role == "gold", Q.c.is_open, _MINE)
+_PRACTICE = _CHOICES.where(Q.c.role == "practice", Q.c.is_open, _MINE).order_by(Q.c.id)
 _ANY_OPEN = sa.select(Q.c.id).where(*_OPEN, Q.c.is_open, _NOT_GIVEN).limit(1)
 # Others hold it, since what the rater holds is given. The counter knows without a look at all leases, which
 # PostgreSQL, as long as it has no statistics, looks through once a question.
 _ANY_HELD = sa.select(Q.c.id).where(*_OPEN, Q.c.leased > 0, _NOT_GIVEN).limit(1)
-_INSERT = sa.insert(A)
-_AGAIN = ("purpose", "attempt", "position", "state", "leased_at", "expires_at")
-_HOLD_AGAIN = (
-    sa.update(A)
-    .where(A.c.id == sa.bindparam("key"))
-    .values({name: sa.bindparam(f"b_{name}") for name in _AGAIN})
-)
-_SET_POSITION = sa.update(R).where(R.c.id == sa.bindparam("key")).values(position=sa.bindparam("b_position"))
+
+
+def _held_by(database: Database) -> list[Any]:
+    return [database.among(A.c.rater_ref, "raters"), A.c.state == "leased", A.c.expires_at > _NOW]
+
+
+def _holds(database: Database) -> sa.Select[Any]:
+    held = sa.select(*_HELD).join(Q, Q.c.id == A.c.question_ref).where(*_held_by(database))
+    return held.order_by(A.c.rater_ref, A.c.position)
+
+
+def _renew(database: Database) -> sa.Update:
+    return sa.update(A).where(*_held_by(database)).values(expires_at=sa.bindparam("until"))
+
+
+def _given_of(database: Database) -> sa.Select[Any]:
+    raters, questions = (
+        database.among(c, n) for c, n in ((A.c.rater_ref, "raters"), (A.c.question_ref, "ids"))
+    )
+    return sa.select(A.c.rater_ref, A.c.question_ref, A.c.id, A.c.state).where(raters, questions)
+
+
+class Asking:
+    """A rater who asks for questions, while they are given.
+
+    Attributes:
+        rater: The rater's row, locked.
+        want: How many questions the rater wants to hold.
+        held: What the rater holds, in order.
+    """
+
+    def __init__(self, rater: SimpleNamespace, want: int) -> None:
+        self.rater, self.want = rater, want
+        self.held: list[Any] = []
+
+
+class _Choosing:
+    """What may be given to one rater, while pairs are locked."""
+
+    def __init__(self, asking: Asking, need: int) -> None:
+        self.asking, self.rater, self.need = asking, asking.rater, need
+        self.is_gold: list[bool] = []
+        self.gold: list[Any] = []  # in the rater's order
+        self.golds: list[Any] = []  # of these, for the places of gold
+        self.rows: list[Any] = []  # pairs, by rank
+        self.before: Mapping[int, Any] = {}  # assignments that the rater had, by question
+        self.pairs: list[Any] = []  # of these, chosen
+        self.of_pairs = 0  # how many are to be chosen
 
 
 class Giver:
@@ -98,22 +107,60 @@ class Giver:
     def __init__(self, database: Database, rules: Rules, key: bytes) -> None:
         self.database, self.rules, self.config, self._key = database, rules, rules.config, key
 
-    def held(self, connection: Connection, rater_id: int, now: float) -> Sequence[Any]:
-        """What a rater holds, in order."""
-        return connection.execute(_HOLDS, {"rater": rater_id, "now": now}).all()
+    def held(self, connection: Connection, rater_ids: Iterable[int], now: float) -> Sequence[Any]:
+        """What raters hold, by rater and in order."""
+        values = {"raters": sorted(rater_ids), "now": now}
+        return connection.execute(self.database.once(_holds), values).all()
 
-    def fill(self, connection: Connection, rater: SimpleNamespace, want: int, now: float) -> Sequence[Any]:
-        """Hold what the rater holds for longer, and give more, up to `want`; returns all of it, in order."""
-        until = now + self.config.lease_seconds
-        connection.execute(_RENEW, {"rater": rater.id, "now": now, "until": until})
-        held = self.held(connection, rater.id, now)
-        need = want - len(held)
-        if need > 0:
-            need = min(need, self.left(connection, rater) - len(held))
-        if need <= 0:
-            return held
-        given, counts = self.choose(connection, rater, need, {row.image_ref for row in held})
-        return [*held, *self._hold(connection, rater, given, counts, now)] if given else held
+    def is_fresh(self, held: Sequence[Any], now: float) -> bool:
+        """Whether everything is held for long enough still."""
+        return min((row.expires_at for row in held), default=now) - now > self.config.lease_seconds / 2
+
+    def fill(
+        self,
+        connection: Connection,
+        asking: Sequence[Asking],
+        counts: dict[int, Counts],
+        changes: Changes,
+        now: float,
+    ) -> None:
+        """Hold what raters hold for longer, and give each more, up to what they want.
+
+        Raters come in turn: what one was given is not open to the next where it has no room for both.
+
+        Args:
+            connection: In a transaction, with everything written that this reads.
+            asking: Raters, each once.
+            counts: Counters of locked questions; more are locked.
+            changes: Takes what is to be written.
+            now: When leases begin.
+        """
+        by_id = {one.rater.id: one for one in asking}
+        for row in self.held(connection, by_id, now):
+            by_id[row.rater_ref].held.append(row)
+        late = [one.rater.id for one in asking if one.held and not self.is_fresh(one.held, now)]
+        if late:
+            values = {"raters": late, "now": now, "until": now + self.config.lease_seconds}
+            connection.execute(self.database.once(_renew), values)
+        working: list[_Choosing] = []
+        for one in asking:
+            need = one.want - len(one.held)
+            if need > 0:
+                need = min(need, self.left(connection, one.rater) - len(one.held))
+            if need <= 0:
+                continue
+            if one.rater.stage == "work":
+                working.append(_Choosing(one, need))
+            else:
+                self._hold(one, *self._of_round(connection, one.rater, need), changes, now)
+        if working:
+            self._choose(connection, working, counts)
+            for choosing in working:
+                given = self._compose(choosing, counts)
+                for row in given:
+                    if row.id in counts:
+                        changes.counted(counts[row.id])
+                self._hold(choosing.asking, given, choosing.before, changes, now)
 
     def may_come(self, connection: Connection, rater: SimpleNamespace) -> bool:
         """Whether there is, or may be, a pair for the rater: one that is open, or held by somebody else."""
@@ -128,35 +175,123 @@ class Giver:
             return self.config.prefetch if rater.quota is None else rater.quota - rater.answered
         return self.rules.step_of(rater.stage) - step_done(connection, rater)
 
-    def choose(
-        self, connection: Connection, rater: SimpleNamespace, need: int, images: set[int]
-    ) -> tuple[list[Any], dict[int, Counts]]:
-        """New questions for a rater, in order, and the counters of those that are pairs, which are locked."""
+    def _order(self, rater: SimpleNamespace, row: Any) -> int:
+        return assignment.order(self._key, rater.id, row.id)
+
+    def _of_round(
+        self, connection: Connection, rater: SimpleNamespace, need: int
+    ) -> tuple[list[Any], Mapping[int, Any]]:
+        """New questions of a practice or qualification round, and what the rater had before."""
+        role = _PRACTICE if rater.stage == "practice" else _GOLD
+        rows = connection.execute(role, {"arm": rater.arm}).all()
+        before = self._given(connection, [rater.id], rows).get(rater.id, {})
+        new = _new(rows, before)
         if rater.stage == "practice":
-            values = {"rater": rater.id, "arm": rater.arm, "limit": need}
-            return list(connection.execute(_PRACTICE, values)), {}
-        gold = list(connection.execute(_GOLD, {"rater": rater.id, "arm": rater.arm}))
-        gold.sort(key=lambda row: assignment.order(self._key, rater.id, row.id))
-        if rater.stage == "qualification":
-            return _balanced(gold, need, rater.position), {}
-        is_gold = self._gold_places(rater, need)
-        golds = gold[: sum(is_gold)]
-        pairs, counts, more = self._choose_pairs(connection, rater, max(need - len(golds), 1), images)
-        if self.config.study is not None and not more and (not pairs or len(pairs) < need - len(golds)):
+            return new[:need], before
+        new.sort(key=lambda row: self._order(rater, row))
+        return _balanced(new, need, rater.position), before
+
+    def _given(
+        self, connection: Connection, rater_ids: list[int], rows: Iterable[Any]
+    ) -> dict[int, dict[int, Any]]:
+        """By rater, the questions among `rows` that they were given, each with its assignment."""
+        given: dict[int, dict[int, Any]] = {}
+        values = {"raters": rater_ids, "ids": [row.id for row in rows]}
+        for row in connection.execute(self.database.once(_given_of), values):
+            given.setdefault(row.rater_ref, {})[row.question_ref] = row
+        return given
+
+    def _choose(
+        self, connection: Connection, working: Sequence[_Choosing], counts: dict[int, Counts]
+    ) -> None:
+        """Choose gold and open pairs for raters; the pairs are locked and counted as held.
+
+        Pairs are of high priority, in the rater's own order, no image twice while it can be helped.
+        """
+        for arm in {choosing.rater.arm for choosing in working}:
+            self._read(connection, arm, [one for one in working if one.rater.arm == arm])
+        wishes = [(choosing, self._wished(choosing)) for choosing in working]
+        while wishes:
+            # Whoever else has one locked may be filling it: take others meanwhile.
+            some = [
+                (choosing, wished, list(islice(wished, choosing.of_pairs - len(choosing.pairs))))
+                for choosing, wished in wishes
+            ]
+            new = {row.id for _, _, rows in some for row in rows} - counts.keys()
+            if new:
+                counts.update(lock_questions(self.database, connection, new, skip=True))
+            wishes = []
+            for choosing, wished, rows in some:
+                for row in rows:
+                    if row.id in counts and counts[row.id].is_open(self.config):
+                        counts[row.id].hold(1)
+                        choosing.pairs.append(row)
+                if rows and len(choosing.pairs) < choosing.of_pairs:
+                    wishes.append((choosing, wished))
+
+    def _read(self, connection: Connection, arm: str, working: Sequence[_Choosing]) -> None:
+        """Read what may be given to raters of one arm: pairs, and gold where there is a place for it."""
+        is_study = self.config.study is not None
+        # In a study nothing is more urgent than anything else: the order is the rater's own from end to end.
+        block = _ALL if is_study else _BLOCK
+        least = 2 * block + max(choosing.need for choosing in working)
+        limit = least + 2 * block
+        pairs = connection.execute(_OPEN_PAIRS, {"arm": arm, "limit": limit}).all()
+        for choosing in working:
+            choosing.is_gold = self._gold_places(choosing.rater, choosing.need)
+        wants_gold = is_study or any(any(choosing.is_gold) for choosing in working)
+        gold = connection.execute(_GOLD, {"arm": arm}).all() if wants_gold else []
+        given = self._given(connection, [one.rater.id for one in working], [*pairs, *gold])
+        for choosing in working:
+            rater, before = choosing.rater, given.get(choosing.rater.id, {})
+            choosing.before = before
+            choosing.rows = _new(pairs, before)
+            if len(choosing.rows) < least and len(pairs) == limit:
+                # The rater was given most of what is first in line.
+                values = {"rater": rater.id, "arm": arm, "limit": least}
+                choosing.rows = list(connection.execute(_PAIRS, values))
+                more = self._given(connection, [rater.id], choosing.rows).get(rater.id, {})
+                choosing.before = {**before, **more}
+            del choosing.rows[2 * block + choosing.need :]
+            if is_study or any(choosing.is_gold):
+                choosing.gold = sorted(_new(gold, before), key=lambda row: self._order(rater, row))
+            choosing.golds = choosing.gold[: sum(choosing.is_gold)]
+            choosing.of_pairs = max(choosing.need - len(choosing.golds), 1)
+
+    def _wished(self, choosing: _Choosing) -> Iterator[Any]:
+        """A rater's pairs in the order in which they are to be tried."""
+        block = _ALL if self.config.study is not None else _BLOCK
+        seen = {row.image_ref for row in choosing.asking.held}
+        later = []
+        for _, rows in groupby(choosing.rows, key=lambda row: row.rank // block):
+            for row in sorted(rows, key=lambda row: self._order(choosing.rater, row)):
+                if row.image_ref in seen:
+                    later.append(row)
+                else:
+                    seen.add(row.image_ref)
+                    yield row
+        yield from later
+
+    def _compose(self, choosing: _Choosing, counts: dict[int, Counts]) -> list[Any]:
+        """Put a rater's gold and pairs in order; pairs that are left over are not held any more."""
+        rater, pairs, golds = choosing.rater, list(choosing.pairs), list(choosing.golds)
+        is_short = not pairs or len(pairs) < choosing.need - len(golds)
+        if self.config.study is not None and len(choosing.rows) <= len(pairs) and is_short:
             # Everybody in a study answers the same checks: what is left of them comes at the end.
-            ends = [*pairs, *gold[: need - len(pairs)]]
-            ends.sort(key=lambda row: assignment.order(self._key, rater.id, row.id))
-            return ends, {row.id: counts[row.id] for row in pairs}
+            ends = [*pairs, *choosing.gold[: choosing.need - len(pairs)]]
+            return sorted(ends, key=lambda row: self._order(rater, row))
         # Gold alone, where there is nothing left to judge, would be known for gold.
         chosen: list[Any] = []
-        for wants_gold in is_gold if pairs else ():
+        for wants_gold in choosing.is_gold if pairs else ():
             if wants_gold and golds:
                 chosen.append(golds.pop())
             elif pairs:
                 chosen.append(pairs.pop(0))
             else:
                 break
-        return chosen, counts
+        for row in pairs:
+            counts[row.id].hold(-1)
+        return chosen
 
     def _gold_places(self, rater: SimpleNamespace, need: int) -> list[bool]:
         """Which of the next `need` places in a rater's sequence are for gold."""
@@ -168,70 +303,36 @@ class Giver:
         every = self.config.study.check_every
         return [assignment.is_check_place(self._key, rater.id, place - before, every) for place in places]
 
-    def _choose_pairs(
-        self, connection: Connection, rater: SimpleNamespace, need: int, images: set[int]
-    ) -> tuple[list[Any], dict[int, Counts], bool]:
-        """Open pairs of high priority, in the rater's own order, no image twice while it can be helped.
-
-        Returns:
-            The pairs, the counters of those that were locked, and whether there are more, which somebody else
-            may have locked.
-        """
-        # In a study nothing is more urgent than anything else: the order is the rater's own from end to end.
-        block = _BLOCK if self.config.study is None else _ALL
-        values = {"rater": rater.id, "arm": rater.arm, "limit": 2 * block + need}
-        rows = list(connection.execute(_PAIRS, values))
-        rows.sort(key=lambda row: (row.rank // block, assignment.order(self._key, rater.id, row.id)))
-        seen = set(images)
-        first: list[Any] = []
-        later: list[Any] = []
-        for row in rows:
-            (later if row.image_ref in seen else first).append(row)
-            seen.add(row.image_ref)
-        wanted = [*first, *later]
-        chosen: list[Any] = []
-        counts: dict[int, Counts] = {}
-        while wanted and len(chosen) < need:
-            some, wanted = wanted[: need - len(chosen)], wanted[need - len(chosen) :]
-            # Whoever else has one locked may be filling it: take others meanwhile, and look again at these.
-            locked = lock_questions(self.database, connection, [row.id for row in some], skip=True)
-            counts |= locked
-            chosen += [row for row in some if row.id in locked and locked[row.id].is_open(self.config)]
-        return chosen, counts, len(rows) > len(chosen)
-
     def _hold(
         self,
-        connection: Connection,
-        rater: SimpleNamespace,
-        given: list[Any],
-        counts: dict[int, Counts],
+        asking: Asking,
+        given: Sequence[Any],
+        before: Mapping[int, Any],
+        changes: Changes,
         now: float,
-    ) -> list[SimpleNamespace]:
-        """Give questions to a rater, from the rater's next place on; returns them as `held` would."""
-        new, again, held = [], [], []
-        until = now + self.config.lease_seconds
-        for place, row in enumerate(given, start=rater.position + 1):
-            if row.id in counts:
-                counts[row.id].hold(1)
+    ) -> None:
+        """Give questions to a rater, from the rater's next place on."""
+        rater, until = asking.rater, now + self.config.lease_seconds
+        for row in given:
+            rater.position += 1
             values = {
+                "token": assignment.token(self._key, rater.id, row.id),
+                "question_ref": row.id,
+                "rater_ref": rater.id,
                 "purpose": rater.stage,
                 "attempt": rater.attempt,
-                "position": place,
+                "position": rater.position,
                 "state": "leased",
                 "leased_at": now,
                 "expires_at": until,
             }
-            token = assignment.token(self._key, rater.id, row.id)
-            if row.before is not None:
-                again.append({"key": row.before, **{f"b_{name}": values[name] for name in _AGAIN}})
-            else:
-                rest = {"counted": False, "flag": "", "question_ref": row.id, "rater_ref": rater.id}
-                new.append({"token": token, **rest, **values})
-            held.append(
+            was = before.get(row.id)
+            changes.held(values, was.id if was is not None else None)
+            asking.held.append(
                 SimpleNamespace(
-                    token=token,
+                    token=values["token"],
                     class_index=row.class_index,
-                    position=place,
+                    position=rater.position,
                     purpose=rater.stage,
                     arm=row.arm,
                     beside=row.beside,
@@ -239,16 +340,8 @@ class Giver:
                     expires_at=until,
                 )
             )
-        rater.position += len(given)
-        pairs = [counts[row.id] for row in given if row.id in counts]
-        self.database.write(
-            connection,
-            (_INSERT, new),
-            (_HOLD_AGAIN, again),
-            (SAVE_COUNTS, counter_rows(self.config, pairs)),
-            (_SET_POSITION, [{"key": rater.id, "b_position": rater.position}]),
-        )
-        return held
+        if given:
+            changes.moved(rater)
 
     def reap(self, now: float) -> None:
         """Take back questions that were held too long."""
@@ -271,6 +364,11 @@ class Giver:
             save_questions(connection, self.config, [counts[row.question_ref] for row in rows])
 
         self.database.transact(work)
+
+
+def _new(rows: Iterable[Any], given: Mapping[int, Any]) -> list[Any]:
+    """The rows that a rater was not given, or held too long without an answer."""
+    return [row for row in rows if row.id not in given or given[row.id].state == "expired"]
 
 
 def _balanced(rows: Sequence[Any], need: int, position: int) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Taking answers: one call of `Store.submit`, in one transaction."""
+"""Taking answers: the outboxes of several raters, in one transaction."""
 
 from __future__ import annotations
 
@@ -10,144 +10,167 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from annotations.campaign import assignment
+from annotations.campaign.changes import Changes, Given
 from annotations.campaign.database import Database
-from annotations.campaign.rows import (
-    COUNTS,
-    SAVE_COUNTS,
-    A,
-    Counts,
-    E,
-    Q,
-    R,
-    counter_rows,
-    qualification_round,
-    step_done,
-)
+from annotations.campaign.rows import COUNTS, A, Counts, E, Q, qualification_round, step_done
 from annotations.campaign.rules import Rules
 from annotations.campaign.types import ANSWERS, Feedback, Item, Outcome
 
-_SAVED = ("state", "answer", "answered_at", "response_ms", "counted", "flag", "sequence", "expires_at")
-_RATER: Any = sa.bindparam("rater")
-_TOKENS: Any = sa.bindparam("tokens", expanding=True)
-_SAVE_ASSIGNMENT = (
-    sa.update(A)
-    .where(A.c.id == sa.bindparam("key"))
-    .values({name: sa.bindparam(f"b_{name}") for name in _SAVED})
-)
-_SAVE_RATER = (
-    sa.update(R)
-    .where(R.c.id == sa.bindparam("key"))
-    .values(
-        {
-            name: sa.bindparam(f"b_{name}")
-            for name in ("answered", "sequence", "attempt", "stage", "gold_seen", "gold_right")
-        }
-    )
-)
-_INSERT_EVENTS = sa.insert(E)
-_KNOWN = (
-    sa.select(E.c.client_key, E.c.kind, E.c.answer, A.c.token)
-    .join(A, sa.and_(A.c.rater_ref == E.c.rater_ref, A.c.question_ref == E.c.question_ref))
-    .where(E.c.rater_ref == _RATER, E.c.client_key.in_(sa.bindparam("keys", expanding=True)))
-)
-_GIVEN = (
-    sa.select(
-        A.c.id.label("assignment_id"),
-        A.c.token,
-        A.c.purpose,
-        A.c.state,
-        A.c.answer,
-        A.c.answered_at,
-        A.c.response_ms,
-        A.c.counted.label("is_counted"),
-        A.c.flag,
-        A.c.sequence,
-        A.c.expires_at,
-        *COUNTS,
-    )
-    .join(Q, Q.c.id == A.c.question_ref)
-    .where(A.c.rater_ref == _RATER, A.c.token.in_(_TOKENS))
-    .order_by(Q.c.id)
-)
-# Both, so that nobody takes a lease back between one and the other; questions first.
-_LOCK_GIVEN = _GIVEN.with_for_update(of=[Q, A])
 _LATEST = (
     sa.select(A.c.sequence)
-    .where(A.c.rater_ref == _RATER, A.c.sequence.is_not(None), A.c.purpose == "work")
+    .where(A.c.rater_ref == sa.bindparam("rater"), A.c.sequence.is_not(None), A.c.purpose == "work")
     .order_by(A.c.sequence.desc())
     .limit(sa.bindparam("limit"))
 )
+Known = dict[str, tuple[str, str | None, str]]
+"""Key of an entry that was recorded before to its kind, answer and token."""
 
 
-class _Given:
-    """An assignment while a transaction changes it."""
-
-    def __init__(self, row: Any, question: Counts) -> None:
-        self.id: int = row.assignment_id
-        self.question = question
-        self.purpose: str = row.purpose
-        self.state: str = row.state
-        self.answer: str | None = row.answer
-        self.answered_at: float | None = row.answered_at
-        self.response_ms: int | None = row.response_ms
-        self.counted: bool = row.is_counted
-        self.flag: str = row.flag
-        self.sequence: int | None = row.sequence
-        self.expires_at: float = row.expires_at
-
-    def row(self) -> dict[str, Any]:
-        """Parameters of `_SAVE_ASSIGNMENT`."""
-        return {"key": self.id, **{f"b_{name}": getattr(self, name) for name in _SAVED}}
+def _known(database: Database) -> sa.Select[Any]:
+    same = sa.and_(A.c.rater_ref == E.c.rater_ref, A.c.question_ref == E.c.question_ref)
+    known = sa.select(E.c.rater_ref, E.c.client_key, E.c.kind, E.c.answer, A.c.token).join(A, same)
+    return database.among_pairs(known, E.c.rater_ref, E.c.client_key)
 
 
-class Outbox:
-    """One call of `Store.submit`: reads what the entries are about, applies them in order, writes once.
+def _given(database: Database) -> sa.Select[Any]:
+    given = (
+        sa.select(
+            A.c.id.label("assignment_id"),
+            A.c.rater_ref,
+            A.c.token,
+            A.c.purpose,
+            A.c.state,
+            A.c.answer,
+            A.c.answered_at,
+            A.c.response_ms,
+            A.c.counted.label("is_counted"),
+            A.c.flag,
+            A.c.sequence,
+            A.c.expires_at,
+            *COUNTS,
+        )
+        .join(Q, Q.c.id == A.c.question_ref)
+        .where(database.among(A.c.token, "tokens"))
+        .order_by(Q.c.id, A.c.id)
+    )
+    # Both, so that nobody takes a lease back between one and the other; questions first.
+    return database.locked(given, of=[Q, A])
 
-    The rater's row is locked, and is changed with the database.
+
+class Outboxes:
+    """Outboxes of raters whose rows are locked: what they are about is read at once, then each is taken.
+
+    Attributes:
+        counts: Counters of the questions that entries are about, by number; they are locked.
+        must_pause: Raters whose answers to gold are below the floor.
     """
 
     def __init__(
-        self,
-        database: Database,
-        rules: Rules,
-        connection: Connection,
-        rater: SimpleNamespace,
-        items: Sequence[Item],
-        now: float,
+        self, database: Database, rules: Rules, connection: Connection, changes: Changes, now: float
     ) -> None:
-        self.database, self.connection = database, connection
-        self.rules, self.config = rules, rules.config
-        self.rater, self.items, self.now = rater, items, now
-        self.must_pause = False
-        keys = {"rater": rater.id, "keys": [item.key for item in items]}
-        found = connection.execute(_KNOWN, keys)
-        self.known = {row.client_key: (row.kind, row.answer, row.token) for row in found}
-        tokens = {"rater": rater.id, "tokens": list({item.token for item in items})}
-        self.given: dict[str, _Given] = {}
-        counts: dict[int, Counts] = {}
-        for row in connection.execute(_GIVEN if database.is_sqlite else _LOCK_GIVEN, tokens):
-            self.given[row.token] = _Given(row, counts.setdefault(row.id, Counts(row)))
-        self.latest: set[int] = set()  # numbers of the latest answers of the work; more than can be undone
-        if any(item.kind == "undo" for item in items):
-            limit = self.config.undo_limit + len(items)
-            self.latest = set(connection.execute(_LATEST, {"rater": rater.id, "limit": limit}).scalars())
-        self.events: list[dict[str, Any]] = []
-        self.touched: dict[int, _Given] = {}
+        self.database, self.rules, self.connection = database, rules, connection
+        self.changes, self.now = changes, now
+        self.counts: dict[int, Counts] = {}
+        self.must_pause: set[int] = set()
+        self._given: dict[str, Given] = {}
 
-    def run(self) -> list[Outcome]:
-        """Apply all entries and write what they change."""
-        outcomes = [self._apply(item) for item in self.items]
-        if self.events:
-            self._write()
+    def take(self, outboxes: Sequence[tuple[SimpleNamespace, Sequence[Item]]]) -> list[list[Outcome]]:
+        """Apply the entries of each (rater, entries), a rater once, and write what they change.
+
+        What ends a round is still to be written then.
+        """
+        known: dict[int, Known] = {rater.id: {} for rater, _ in outboxes}
+        keys = [(rater.id, item.key) for rater, items in outboxes for item in items]
+        for row in self.connection.execute(self.database.once(_known), self.database.pairs(keys)):
+            known[row.rater_ref][row.client_key] = (row.kind, row.answer, row.token)
+        tokens = list({item.token for _, items in outboxes for item in items})
+        for row in self.connection.execute(self.database.once(_given), {"tokens": tokens}):
+            question = self.counts.setdefault(row.id, Counts(row))
+            self._given[row.token] = Given(row, question)
+        outcomes = []
+        in_rounds = []
+        for rater, items in outboxes:
+            outbox = _Outbox(self, rater, known[rater.id], self._latest(rater, items))
+            outcomes.append([outbox.apply(item) for item in items])
+            if outbox.recorded:
+                self.changes.moved(rater)
+                if rater.stage == "work":
+                    self._look(rater)
+                elif rater.stage in ("practice", "qualification"):
+                    in_rounds.append(rater)
+        self.changes.write(self.connection)
+        for rater in in_rounds:
+            self._advance(rater)
+            self.changes.moved(rater)
         return outcomes
 
-    def _apply(self, item: Item) -> Outcome:
+    def given(self, rater_id: int, token: str) -> Given | None:
+        """What a token stands for, if it was made for this rater."""
+        found = self._given.get(token)
+        return found if found is not None and found.rater_id == rater_id else None
+
+    def _latest(self, rater: SimpleNamespace, items: Sequence[Item]) -> set[int]:
+        """Numbers of the latest answers of the work, where one is undone; more than can be undone."""
+        if all(item.kind != "undo" for item in items):
+            return set()
+        values = {"rater": rater.id, "limit": self.rules.config.undo_limit + len(items)}
+        return set(self.connection.execute(_LATEST, values).scalars())
+
+    def take_back(self, question: Counts, rater_id: int) -> None:
+        """End other raters' leases of a locked question that are over, but were not taken back yet."""
+        mine = [one for one in self._given.values() if one.question is question]
+        over = [A.c.question_ref == question.id, A.c.state == "leased", A.c.expires_at <= self.now]
+        others = [A.c.rater_ref != rater_id, A.c.id.not_in([one.id for one in mine])]
+        statement = sa.update(A).where(*over, *others).values(state="expired")
+        ended = self.connection.execute(statement).rowcount
+        # Those whose entries are taken beside this one are newer here than in the database.
+        for one in mine:
+            if one.rater_id != rater_id and one.state == "leased" and one.expires_at <= self.now:
+                one.state = "expired"
+                self.changes.changed(one)
+                ended += 1
+        question.hold(-ended)
+
+    def _look(self, rater: SimpleNamespace) -> None:
+        """Whether a rater has answered as many as they may, and gold well enough."""
+        if rater.quota is not None and rater.answered >= rater.quota:
+            rater.stage = "done"
+        if self.rules.is_below_floor(rater, rater.gold_seen, rater.gold_right):
+            self.must_pause.add(rater.id)
+
+    def _advance(self, rater: SimpleNamespace) -> None:
+        """Move a rater on, where a round of practice or qualification is over."""
+        rules, config = self.rules, self.rules.config
+        if step_done(self.connection, rater) < rules.step_of(rater.stage):
+            return
+        if rater.stage == "practice":
+            rater.stage = rules.stage_after("practice")
+            return
+        right, seen = qualification_round(self.connection, rater.id, rater.attempt)
+        if right >= config.qualification_floor * seen:
+            rater.stage = "work"
+        elif rater.attempt < config.qualification_attempts and rules.gold >= (rater.attempt + 1) * seen:
+            rater.attempt += 1
+        else:
+            rater.stage = "failed"
+
+
+class _Outbox:
+    """One rater's entries, applied in order."""
+
+    def __init__(self, all_of: Outboxes, rater: SimpleNamespace, known: Known, latest: set[int]) -> None:
+        self.all_of, self.rater, self.known, self.latest = all_of, rater, known, latest
+        self.rules, self.config, self.now = all_of.rules, all_of.rules.config, all_of.now
+        self.recorded = False
+
+    def apply(self, item: Item) -> Outcome:
+        """Apply an entry, or refuse it."""
         before = self.known.get(item.key)
         if before is not None:
             if before != (item.kind, item.answer, item.token):
                 return Outcome(item.key, "refused", "key-reused")
             return Outcome(item.key, "duplicate", feedback=self._feedback(item))
-        given = self.given.get(item.token)
+        given = self.all_of.given(self.rater.id, item.token)
         if given is None:
             return Outcome(item.key, "refused", "unknown-question")
         # Whoever is done with a study has read what it is about.
@@ -158,8 +181,9 @@ class Outbox:
         if refusal:
             return Outcome(item.key, "refused", refusal)
         self.known[item.key] = (item.kind, item.answer, item.token)
-        self.touched[given.id] = given
-        self.events.append(
+        self.recorded = True
+        self.all_of.changes.changed(given)
+        self.all_of.changes.happened(
             {
                 "at": self.now,
                 "kind": item.kind,
@@ -174,7 +198,7 @@ class Outbox:
         )
         return Outcome(item.key, "recorded", feedback=self._feedback(item))
 
-    def _answer(self, item: Item, given: _Given) -> str:
+    def _answer(self, item: Item, given: Given) -> str:
         if item.answer not in ANSWERS:
             return "unknown-answer"
         if item.answer == "maybe" and not self.config.maybe_allowed:
@@ -186,7 +210,7 @@ class Outbox:
         if was_held:
             question.hold(-1)
         elif not question.has_room:
-            self._take_back(question)
+            self.all_of.take_back(question, self.rater.id)
         set_aside = self.rater.stage in ("paused", "failed")
         counts = question.has_room and not set_aside and (question.verdict is None or was_held)
         if counts:
@@ -200,13 +224,7 @@ class Outbox:
         self._credit(given, item.answer, 1)
         return ""
 
-    def _take_back(self, question: Counts) -> None:
-        """End others' leases of a locked question that are over, but were not taken back yet."""
-        over = [A.c.question_ref == question.id, A.c.state == "leased", A.c.expires_at <= self.now]
-        statement = sa.update(A).where(*over, A.c.rater_ref != self.rater.id)
-        question.hold(-self.connection.execute(statement.values(state="expired")).rowcount)
-
-    def _undo(self, given: _Given) -> str:
+    def _undo(self, given: Given) -> str:
         if given.state != "answered" or given.answer is None or given.sequence is None:
             return "nothing-to-undo"
         if given.purpose != "work" or self.rater.stage != "work":
@@ -226,7 +244,7 @@ class Outbox:
         given.expires_at = self.now + self.config.lease_seconds
         return ""
 
-    def _credit(self, given: _Given, answer: str, sign: int) -> None:
+    def _credit(self, given: Given, answer: str, sign: int) -> None:
         """Count an answer for the rater, or take it off again."""
         if given.purpose == "work":
             self.rater.answered += sign
@@ -236,45 +254,11 @@ class Outbox:
             self.rater.gold_right += sign * assignment.rightness(answer, expected)
 
     def _feedback(self, item: Item) -> Feedback | None:
-        given = self.given[item.token]
+        given = self.all_of.given(self.rater.id, item.token)
+        if given is None:
+            return None
         expected = given.question.expected
         if item.kind != "answer" or expected is None or not self.rules.gives_feedback(given.purpose):
             return None
         known: Literal["yes", "no"] = "yes" if expected == "yes" else "no"
         return Feedback(item.answer == known, known, given.question.explanation)
-
-    def _write(self) -> None:
-        touched = list(self.touched.values())
-        questions = {given.question.id: given.question for given in touched}
-        self._advance(touched)
-        names = ("answered", "sequence", "attempt", "stage", "gold_seen", "gold_right")
-        values = {f"b_{name}": getattr(self.rater, name) for name in names}
-        self.database.write(
-            self.connection,
-            (_INSERT_EVENTS, self.events),
-            (_SAVE_ASSIGNMENT, [given.row() for given in touched]),
-            (SAVE_COUNTS, counter_rows(self.config, questions.values())),
-            (_SAVE_RATER, [{"key": self.rater.id, **values}]),
-        )
-
-    def _advance(self, touched: Sequence[_Given]) -> None:
-        """Move the rater on, where a round is over."""
-        rater, rules, config = self.rater, self.rules, self.config
-        if rater.stage in ("practice", "qualification"):
-            self.connection.execute(_SAVE_ASSIGNMENT, [given.row() for given in touched])
-            if step_done(self.connection, rater) < rules.step_of(rater.stage):
-                return
-            if rater.stage == "practice":
-                rater.stage = rules.stage_after("practice")
-                return
-            right, seen = qualification_round(self.connection, rater.id, rater.attempt)
-            if right >= config.qualification_floor * seen:
-                rater.stage = "work"
-            elif rater.attempt < config.qualification_attempts and rules.gold >= (rater.attempt + 1) * seen:
-                rater.attempt += 1
-            else:
-                rater.stage = "failed"
-        elif rater.stage == "work":
-            if rater.quota is not None and rater.answered >= rater.quota:
-                rater.stage = "done"
-            self.must_pause = rules.is_below_floor(rater, rater.gold_seen, rater.gold_right)

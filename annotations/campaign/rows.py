@@ -100,9 +100,14 @@ SAVE_COUNTS = (
 )
 
 
-_LOCK = sa.select(*COUNTS).where(Q.c.id.in_(sa.bindparam("ids", expanding=True))).order_by(Q.c.id)
-_LOCK_WAITING = _LOCK.with_for_update()
-_LOCK_SKIPPING = _LOCK.with_for_update(skip_locked=True)
+def _locking(database: Database) -> sa.Select[Any]:
+    return database.locked(sa.select(*COUNTS).where(database.among(Q.c.id, "ids")).order_by(Q.c.id))
+
+
+def _locking_free(database: Database) -> sa.Select[Any]:
+    return database.locked(
+        sa.select(*COUNTS).where(database.among(Q.c.id, "ids")).order_by(Q.c.id), skip=True
+    )
 
 
 def lock_questions(
@@ -116,7 +121,7 @@ def lock_questions(
         ids: Numbers of questions.
         skip: Leave out those that somebody else has locked, instead of waiting.
     """
-    statement = _LOCK if database.is_sqlite else _LOCK_SKIPPING if skip else _LOCK_WAITING
+    statement = database.once(_locking_free if skip else _locking)
     wanted, found = sorted(set(ids)), {}
     for start in range(0, len(wanted), CHUNK):
         for row in connection.execute(statement, {"ids": wanted[start : start + CHUNK]}):
@@ -137,36 +142,63 @@ def save_questions(connection: Connection, config: CampaignConfig, counts: Itera
 
 
 _FROZEN = sa.select(Campaign.frozen_at)
-_RATER = sa.select(R, _FROZEN.scalar_subquery().label("frozen_at")).where(R.c.id == sa.bindparam("rater"))
-_LOCK_RATER = _RATER.with_for_update(of=R)
+_RATERS = sa.select(R, _FROZEN.scalar_subquery().label("frozen_at"))
+_RATER = _RATERS.where(R.c.id == sa.bindparam("rater"))
+
+
+def read_rater(connection: Connection, rater_id: int) -> SimpleNamespace:
+    """A rater's row, which the caller may change with the database, and `frozen_at` of the campaign.
+
+    Raises:
+        BeyondError: There is no such rater.
+    """
+    row = connection.execute(_RATER, {"rater": rater_id}).first()
+    if row is None:
+        raise no_rater(rater_id)
+    return SimpleNamespace(**row._mapping)
+
+
+def _locking_raters(database: Database) -> sa.Select[Any]:
+    return database.locked(_RATERS.where(database.among(R.c.id, "raters")).order_by(R.c.id), of=R)
+
+
+def lock_raters(database: Database, connection: Connection, ids: Iterable[int]) -> dict[int, SimpleNamespace]:
+    """Raters' rows as of `read_rater`, locked in the order of their numbers; those that there are.
+
+    Two tabs of a rater come one after the other.
+    """
+    rows = connection.execute(database.once(_locking_raters), {"raters": sorted(set(ids))})
+    return {row.id: SimpleNamespace(**row._mapping) for row in rows}
+
+
+def lock_rater(database: Database, connection: Connection, rater_id: int) -> SimpleNamespace:
+    """The same of one.
+
+    Raises:
+        BeyondError: There is no such rater.
+    """
+    found = lock_raters(database, connection, [rater_id])
+    if rater_id not in found:
+        raise no_rater(rater_id)
+    return found[rater_id]
+
+
+def no_rater(rater_id: int) -> BeyondError:
+    """What is raised for a rater that the campaign does not know."""
+    return BeyondError(f"there is no rater {rater_id} in this campaign")
+
+
+def is_frozen(connection: Connection) -> bool:
+    """Whether the campaign is frozen for publication."""
+    return connection.execute(_FROZEN).scalar_one() is not None
+
+
 _STEP_DONE = sa.select(sa.func.count()).where(
     A.c.rater_ref == sa.bindparam("rater"),
     A.c.purpose == sa.bindparam("stage"),
     A.c.attempt == sa.bindparam("attempt"),
     A.c.state == "answered",
 )
-
-
-def read_rater(connection: Connection, rater_id: int, statement: sa.Select[Any] = _RATER) -> SimpleNamespace:
-    """A rater's row, which the caller may change with the database, and `frozen_at` of the campaign.
-
-    Raises:
-        BeyondError: There is no such rater.
-    """
-    row = connection.execute(statement, {"rater": rater_id}).first()
-    if row is None:
-        raise BeyondError(f"there is no rater {rater_id} in this campaign")
-    return SimpleNamespace(**row._mapping)
-
-
-def lock_rater(database: Database, connection: Connection, rater_id: int) -> SimpleNamespace:
-    """The same, locked, so that two tabs of a rater come one after the other."""
-    return read_rater(connection, rater_id, _RATER if database.is_sqlite else _LOCK_RATER)
-
-
-def is_frozen(connection: Connection) -> bool:
-    """Whether the campaign is frozen for publication."""
-    return connection.execute(_FROZEN).scalar_one() is not None
 
 
 def step_done(connection: Connection, rater: SimpleNamespace) -> int:

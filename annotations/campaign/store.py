@@ -24,7 +24,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 # First, since it says what to install where SQLAlchemy is not here.
@@ -44,7 +43,6 @@ from annotations.campaign.models import (
     SessionRow,
     table,
 )
-from annotations.campaign.outbox import Outbox
 from annotations.campaign.plan import plan
 from annotations.campaign.rows import (
     CHUNK,
@@ -55,12 +53,11 @@ from annotations.campaign.rows import (
     is_frozen,
     lock_questions,
     lock_rater,
-    qualification_round,
     read_rater,
     save_questions,
-    step_done,
 )
 from annotations.campaign.rules import ASKING, Rules
+from annotations.campaign.turns import Turn, Turns
 from annotations.campaign.types import (
     Asked,
     Batch,
@@ -84,7 +81,6 @@ from annotations.campaign.types import (
     VerdictName,
     Votes,
 )
-from annotations.campaign.types import Question as HeldQuestion
 from annotations.errors import BeyondError
 
 SESSION_SECONDS = 14 * 86_400
@@ -106,12 +102,6 @@ _PICTURE = (
     .join(Q, Q.c.image_ref == Image.id)
     .join(A, A.c.question_ref == Q.c.id)
     .where(A.c.token == sa.bindparam("token"), A.c.rater_ref == sa.bindparam("rater"))
-)
-_UNDOABLE = (
-    sa.select(A.c.token)
-    .where(A.c.rater_ref == sa.bindparam("rater"), A.c.sequence.is_not(None), A.c.purpose == "work")
-    .order_by(A.c.sequence.desc())
-    .limit(sa.bindparam("limit"))
 )
 
 
@@ -142,6 +132,7 @@ class Store:
         self._reaped_at = -math.inf
         self.rules = Rules(self.config, *self._pool_sizes())
         self.giver = Giver(database, self.rules, self._key)
+        self.turns = Turns(database, self.rules, self.giver, clock)
 
     # Making and opening ------------------------------------------------------------------------------------
 
@@ -517,10 +508,10 @@ class Store:
         now = self.clock()
         with self.database.read() as connection:
             rater = read_rater(connection, rater_id)
-            held = self.giver.held(connection, rater_id, now)
-            fresh = min((row.expires_at for row in held), default=now) - now > self.config.lease_seconds / 2
-            if want <= 0 or rater.stage not in ASKING or (len(held) >= want and fresh):
-                return self._batch(connection, rater, held)
+            held = self.giver.held(connection, [rater_id], now)
+            enough = len(held) >= want and self.giver.is_fresh(held, now)
+            if want <= 0 or rater.stage not in ASKING or enough:
+                return self.turns.batch(connection, rater, held)
         return self.turn(rater_id, (), want)[1]
 
     def submit(self, rater_id: int, items: Sequence[Item]) -> list[Outcome]:
@@ -532,32 +523,23 @@ class Store:
         return self.turn(rater_id, items, 0)[0] if items else []
 
     def turn(self, rater_id: int, items: Sequence[Item], want: int) -> tuple[list[Outcome], Batch]:
-        """Both in one transaction: `submit`, and then `questions` (none if `want` is 0)."""
+        """Both in one transaction, which other raters' turns may share: `submit`, and then `questions`.
+
+        With a `want` of 0 no questions are given, nor are those named that the rater holds.
+        """
         want = min(want, self.config.prefetch)
         now = self.clock()
         if want and now - self._reaped_at >= min(1.0, self.config.lease_seconds / 4):
             self._reaped_at = now
             self.giver.reap(now)
 
-        def work(connection: Connection) -> tuple[list[Outcome], Batch, bool]:
-            rater = lock_rater(self.database, connection, rater_id)
-            outcomes, must_pause = [], False
-            if items:
-                outbox = Outbox(self.database, self.rules, connection, rater, items, now)
-                outcomes, must_pause = outbox.run(), outbox.must_pause
-            if must_pause or not want or rater.stage not in ASKING or rater.frozen_at is not None:
-                return outcomes, self._batch(connection, rater, ()), must_pause
-            held = self.giver.fill(connection, rater, want, now)
-            if rater.stage == "work" and not held and not self.giver.may_come(connection, rater):
-                rater.stage = "done"
-                connection.execute(sa.update(R).where(R.c.id == rater_id).values(stage="done"))
-            return outcomes, self._batch(connection, rater, held), False
-
-        outcomes, batch, must_pause = self.database.transact(work)
-        if must_pause:
+        turn = Turn(rater_id, items, want)
+        self.turns.take(turn)
+        if turn.must_pause:
             self.pause(rater_id, "quality on gold below the floor")
-            batch = Batch((), self.progress(rater_id))
-        return outcomes, batch
+            return turn.outcomes, Batch((), self.progress(rater_id))
+        assert turn.batch is not None
+        return turn.outcomes, turn.batch
 
     def stop(self, rater_id: int) -> Stage:
         """Note that a rater wants to stop, for now or, in a study, for good; what they answered stays.
@@ -614,42 +596,7 @@ class Store:
         """Where a rater is."""
         with self.database.read() as connection:
             rater = read_rater(connection, rater_id)
-            return self._progress(connection, rater, waiting=False)
-
-    def _progress(self, connection: Connection, rater: SimpleNamespace, *, waiting: bool) -> Progress:
-        limit, undoable = self.config.undo_limit, ()
-        if limit and rater.stage == "work":
-            found = connection.execute(_UNDOABLE, {"rater": rater.id, "limit": limit})
-            undoable = tuple(found.scalars())
-        step_of = self.rules.step_of(rater.stage)
-        return Progress(
-            stage=rater.stage,
-            answered=rater.answered,
-            quota=rater.quota,
-            step_done=step_done(connection, rater) if step_of else 0,
-            step_of=step_of,
-            undoable=undoable,
-            waiting=waiting,
-            qualification_right=self._qualification(connection, rater),
-        )
-
-    def _qualification(self, connection: Connection, rater: SimpleNamespace) -> float | None:
-        """Share right in the last finished qualification round; None later in the work, to be quick."""
-        if rater.stage not in ("qualification", "failed") and rater.answered:
-            return None
-        attempt = rater.attempt - (rater.stage == "qualification")
-        right, seen = qualification_round(connection, rater.id, attempt)
-        return right / seen if seen else None
-
-    def _batch(self, connection: Connection, rater: SimpleNamespace, held: Sequence[Any]) -> Batch:
-        questions = tuple(
-            HeldQuestion(
-                row.token, row.class_index, row.position, row.purpose, row.arm, has_beside=bool(row.beside)
-            )
-            for row in held
-        )
-        waiting = rater.stage == "work" and not questions and self.giver.may_come(connection, rater)
-        return Batch(questions, self._progress(connection, rater, waiting=waiting))
+            return self.turns.progress(connection, rater)
 
     def picture(self, rater_id: int, token: str) -> Picture | None:
         """The pictures that a token stands for, if it was made for this rater."""
@@ -671,14 +618,14 @@ class Store:
             now = self.clock()
             rater_id = self._new_rater(connection, "rater", "", None, now)
             connection.execute(sa.update(R).where(R.c.id == rater_id).values(stage="work"))
-            rater = lock_rater(self.database, connection, rater_id)
-            for held in self.giver.fill(connection, rater, 2, now)[:1]:
+            asked = Turn(rater_id, (), 2)
+            self.turns.run(connection, [asked])
+            for held in asked.batch.questions[:1] if asked.batch else ():
                 items = [
                     Item("warm-up-1", "answer", held.token, "no", 1),
                     Item("warm-up-2", "undo", held.token),
                 ]
-                Outbox(self.database, self.rules, connection, rater, items, now).run()
-            self._batch(connection, rater, ())
+                self.turns.run(connection, [Turn(rater_id, items, 2)])
             raise _TakenBackError
 
         self.database.warm_up()
