@@ -155,9 +155,13 @@ class Database:
         return column == sa.any_(sa.bindparam(name, type_=postgresql.ARRAY(column.type)))
 
     def among_pairs(self, statement: sa.Select[Any], one: Any, other: Any) -> sa.Select[Any]:
-        """The statement for rows where two columns are a pair of those that `pairs` names."""
+        """The statement for rows where two columns are a pair of those that `pairs` names.
+
+        On SQLite, which finds no pairs by an index, also rows that match one pair in one column and another
+        in the other.
+        """
         if self.is_sqlite:
-            return statement.where(sa.tuple_(one, other).in_(sa.bindparam("pairs", expanding=True)))
+            return statement.where(self.among(one, "pair_0"), self.among(other, "pair_1"))
         arrays = (
             sa.bindparam(f"pair_{i}", type_=postgresql.ARRAY(c.type)) for i, c in enumerate((one, other))
         )
@@ -166,9 +170,10 @@ class Database:
 
     def pairs(self, pairs: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
         """Parameters of `among_pairs`."""
+        ones, others = [one for one, _ in pairs], [other for _, other in pairs]
         if self.is_sqlite:
-            return {"pairs": list(pairs)}
-        return {f"pair_{i}": [pair[i] for pair in pairs] for i in range(2)}
+            ones, others = list(dict.fromkeys(ones)), list(dict.fromkeys(others))
+        return {"pair_0": ones, "pair_1": others}
 
     def once(self, make: Callable[[Database], T]) -> T:
         """What a function makes of this database, made once: statements that depend on its kind."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -45,6 +46,7 @@ def test_raters_get_the_same_questions_together_as_alone(make: MakeCampaign, cla
         votes=20,
         accept_at=11,
         gold_rate=0.3,
+        quality_floor=0,
         prefetch=12,
         classes_per_image=classes_per_image,
         priority=lambda i: -(i // 50),
@@ -170,3 +172,31 @@ def test_turns_that_wait_are_taken_together_and_a_raters_own_in_order(make: Make
     assert set(results.values()) == {"recorded"}
     assert len(results) == len(store.votes().answer) == 11
     assert store.check() == []
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_what_turns_ask_is_found_by_indexes(make: MakeCampaign) -> None:
+    """However long the campaign: SQLite looks through none of the tables that grow."""
+    store = make(
+        pairs=200, gold=30, votes=3, accept_at=2, gold_rate=0.3, quality_floor=0, priority=lambda i: -i
+    )
+    people = [Person(store) for _ in range(3)]
+    tokens = {person.id: person.ask(8) for person in people}
+    asked: list[tuple[str, Any]] = []
+
+    @sa.event.listens_for(store.database.engine, "before_cursor_execute")
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
+        if statement.startswith(("SELECT", "UPDATE")):
+            asked.append((statement, parameters[0] if many else parameters))
+
+    turns = [Turn(p.id, [p.item(tokens[p.id][0]), p.item(tokens[p.id][1])], 12) for p in people]
+    store.turns.take_all(turns)
+    store.turns.take_all([Turn(p.id, [p.undo(tokens[p.id][1])], 12) for p in people])
+    sa.event.remove(store.database.engine, "before_cursor_execute", note)
+    assert len(asked) > 15
+    with store.database.read() as connection:
+        raw: Any = connection.connection.driver_connection
+        for statement, parameters in asked:
+            steps = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+            for table in ("assignments", "questions", "events"):
+                assert f"SCAN {table}" not in steps, (statement, steps)
