@@ -267,8 +267,8 @@ def interval(
     * They are scaled around the estimate to the two-way cluster-robust variance (see above).
     * They are widened as Student's t is against the normal distribution, with the degrees of freedom of that
       variance after Satterthwaite 1946 (Biometrics 2:110), whose parts are raters, by arm as in Welch's test,
-      and items. Few clusters know little of how clusters differ (Cameron and Miller 2015, J. Hum. Resour.
-      50:317, VI).
+      and items; with only two raters in an arm, at most those of raters. Few clusters know little of how
+      clusters differ (Cameron and Miller 2015, J. Hum. Resour. 50:317, VI).
     * They are taken at levels that allow for skewness, as shares near 0 or 1 have it: the accelerated
       bootstrap BCa (Efron 1987, J. Am. Stat. Assoc. 82:171). Its acceleration a is a sixth of the skewness,
       here that of the sums over raters and over items together; its bias correction is a as well, which is
@@ -309,12 +309,18 @@ def interval(
         return float(estimate), float(estimate)
     # A part that the variance does not count takes no freedom from it.
     unsure = 0.0
-    if robust > by_items:
-        unsure += sum(variance**2 / freedom for variance, freedom in by_rater)
+    if robust > by_items or by_raters == by_items:
+        unsure += sum(variance**2 / own for variance, own in by_rater)
     if robust > by_raters:
         unsure += by_items**2 / max(items - 1, 1)
+    freedom = robust**2 / unsure
+    # Two clusters that happen to be alike would pass for a part that does not vary.
+    if any(own == 1 for _, own in by_rater):
+        freedom = min(freedom, sum(own for _, own in by_rater))
+    if items == 2:
+        freedom = 1.0
     tail = (1 - level) / 2
-    wide = float(stdtrit(max(robust**2 / unsure, 1.0), 1 - tail) / ndtri(1 - tail)) if unsure > 0 else 1.0
+    wide = float(stdtrit(max(freedom, 1.0), 1 - tail) / ndtri(1 - tail))
     spread = float(np.nanvar(drawn))
     scale = math.sqrt(robust / spread) if spread > 0 else 1.0
     skew = third / (6 * robust**1.5)

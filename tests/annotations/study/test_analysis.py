@@ -62,7 +62,7 @@ def test_the_corrections_are_those_of_scipy_and_of_welch() -> None:
     """Items that are all alike leave raters alone: scipy has such an interval, and Welch such a width."""
     rng = np.random.default_rng(5)
     x, y = rng.beta(0.4, 2, 30), rng.beta(0.4, 2, 18)
-    responses = _long([[[v, v] for v in x], [[v, v] for v in y]])
+    responses = _long([[[v] * 3 for v in x], [[v] * 3 for v in y]])
     means = bootstrap(responses, resamples=20_000, seed=0)
     low, high = interval(responses, means, {0: 1.0})
     # The bootstrap's variance is that of n; the interval's that of n - 1, and Student's t.
@@ -79,6 +79,16 @@ def test_the_corrections_are_those_of_scipy_and_of_welch() -> None:
     low, high = interval(responses, means, {1: 1.0, 0: -1.0})
     welch = stats.ttest_ind(y, x, equal_var=False).confidence_interval()
     assert high - low == pytest.approx(welch.high - welch.low, rel=0.02)
+
+
+def test_two_raters_who_happen_to_agree_do_not_pass_for_raters_who_do_not_differ() -> None:
+    """The same item by item or by rater: the freedom is that of two raters, and Student's t is wide."""
+    rng = np.random.default_rng(3)
+    answers = (rng.random(40) < 0.5).astype(float)
+    responses = _long([[answers.tolist(), answers[::-1].tolist()]])
+    share = compare_arms(responses, resamples=500, permutations=20).shares[0]
+    assert (share.low, share.high) == (0.0, 1.0)
+    assert share.raters == 2
 
 
 def test_under_the_null_at_most_one_study_in_twenty_finds_anything() -> None:
