@@ -353,17 +353,24 @@ def _print_status(found: Status, config: CampaignConfig) -> None:
         f"votes      {c.answers:,} of {c.wanted:,} ({share:.1%}); {t.last_hour:,} answers in the last hour, "
         f"{t.active} raters active{left}"
     )
-    verdicts = ", ".join(f"{number:,} {name}" for name, number in found.verdicts.items())
-    console.print(
-        f"pairs      {c.pairs:,}: {c.complete:,} complete ({verdicts}), {c.untouched:,} untouched, "
-        f"{c.in_flight:,} held now"
-    )
+    if config.study:
+        # A study's questions take as many answers as there are raters, and no verdict comes of them.
+        console.print(f"questions  {c.pairs:,}, {c.untouched:,} untouched, {c.in_flight:,} held now")
+    else:
+        verdicts = ", ".join(f"{number:,} {name}" for name, number in found.verdicts.items())
+        console.print(
+            f"pairs      {c.pairs:,}: {c.complete:,} complete ({verdicts}), {c.untouched:,} untouched, "
+            f"{c.in_flight:,} held now"
+        )
     for arm in config.arms:
         here = [rater for rater in found.raters if rater.arm == arm]
         done = sum(rater.stage == "done" and not rater.reason for rater in here)
         wanted = f" of {config.study.raters:,}" if config.study else ""
         console.print(f"arm        {arm}: {done:,}{wanted} raters done, {len(here):,} came")
-    console.print(f"to decide  {found.flagged:,} complete pairs without a verdict: beyond campaign flagged")
+    if not config.study:
+        console.print(
+            f"to decide  {found.flagged:,} complete pairs without a verdict: beyond campaign flagged"
+        )
     if found.agreement:
         table = Table("agreement", "value", "95 % interval", "n", box=None, pad_edge=False)
         for one in found.agreement:

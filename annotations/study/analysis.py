@@ -3,10 +3,11 @@
 Raters are in one arm each and all arms judge the same items, so answers are clustered by rater and by item.
 Intervals come from the two-way ("pigeonhole") cluster bootstrap, which draws raters, within their arm, and
 items, the same for all arms (Owen 2007, The pigeonhole bootstrap, Ann. Appl. Stat. 1:386). It counts what is
-neither of the rater nor of the item three times (there, theorem 2), so its distribution is shrunk around the
+neither of the rater nor of the item three times (there, theorem 2), so its distribution is scaled around the
 estimate to the two-way cluster-robust variance, which counts it once (Cameron, Gelbach and Miller 2011, J.
-Bus. Econ. Stat. 29:238). p values come from permuting arms over raters, exact for "the arm makes no
-difference to anybody", and are corrected over all contrasts after Holm 1979.
+Bus. Econ. Stat. 29:238), and is corrected for few clusters and for skewness (see `interval`). p values come
+from permuting arms over raters, exact for "the arm makes no difference to anybody", and are corrected over
+all contrasts after Holm 1979.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtr, ndtri, stdtrit
 
 from annotations.errors import BeyondError
 from annotations.study.preregistration import ARMS
@@ -261,9 +262,18 @@ def interval(
 ) -> tuple[float, float]:
     """Interval of a weighted sum of the arms' agreement, such as a difference.
 
-    It is widened as Student's t is against the normal distribution, with as many degrees of freedom as there
-    are raters less one in each arm, or items less one where they are fewer: few clusters know little of how
-    clusters differ (Cameron and Miller 2015, J. Hum. Resour. 50:317, VI).
+    The bootstrap's quantiles, corrected in three ways, each of which matters where clusters are few:
+
+    * They are scaled around the estimate to the two-way cluster-robust variance (see above).
+    * They are widened as Student's t is against the normal distribution, with the degrees of freedom of that
+      variance after Satterthwaite 1946 (Biometrics 2:110), whose parts are raters, by arm as in Welch's test,
+      and items; with only two raters in an arm, at most those of raters. Few clusters know little of how
+      clusters differ (Cameron and Miller 2015, J. Hum. Resour. 50:317, VI).
+    * They are taken at levels that allow for skewness, as shares near 0 or 1 have it: the accelerated
+      bootstrap BCa (Efron 1987, J. Am. Stat. Assoc. 82:171). Its acceleration a is a sixth of the skewness,
+      here that of the sums over raters and over items together; its bias correction is a as well, which is
+      what it comes to for means (DiCiccio and Efron 1996, Stat. Sci. 11:189, section 4), since a share of
+      resamples would be noisier.
 
     Args:
         responses: The answers.
@@ -273,8 +283,8 @@ def interval(
     """
     drawn = sum(weight * means[:, arm] for arm, weight in weights.items())
     estimate = 0.0
-    of_rater = of_cell = 0.0
-    freedom = 0
+    by_rater: list[tuple[float, int]] = []  # variance and degrees of freedom of each arm
+    of_cell = third = 0.0
     answered = np.zeros(responses.items)
     by_item = np.zeros(responses.items)
     for arm, weight in weights.items():
@@ -284,25 +294,51 @@ def interval(
         estimate += weight * mean
         influence = weight * (total - mean * count) / n
         raters = int((count.sum(axis=1) > 0).sum())
-        of_rater += float((influence.sum(axis=1) ** 2).sum()) * raters / max(raters - 1, 1)
+        of_rater = influence.sum(axis=1)
+        by_rater.append((float((of_rater**2).sum()) * raters / max(raters - 1, 1), max(raters - 1, 1)))
+        third += float((of_rater**3).sum())
         by_item += influence.sum(axis=0)
         answered += count.sum(axis=0)
-        freedom += raters - 1
         of_cell += float((influence**2).sum())
     items = int((answered > 0).sum())
-    of_item = float((by_item**2).sum()) * items / max(items - 1, 1)
-    spread = float(np.nanvar(drawn))
-    robust = of_rater + of_item - of_cell
-    shrink = math.sqrt(min(1.0, max(robust, of_rater, of_item) / spread)) if spread > 0 else 1.0
+    by_raters = sum(variance for variance, _ in by_rater)
+    by_items = float((by_item**2).sum()) * items / max(items - 1, 1)
+    third += float((by_item**3).sum())
+    robust = max(by_raters + by_items - of_cell, by_raters, by_items)
+    if robust <= 0:
+        return float(estimate), float(estimate)
+    # A part that the variance does not count takes no freedom from it.
+    unsure = 0.0
+    if robust > by_items or by_raters == by_items:
+        unsure += sum(variance**2 / own for variance, own in by_rater)
+    if robust > by_raters:
+        unsure += by_items**2 / max(items - 1, 1)
+    freedom = robust**2 / unsure
+    # Two clusters that happen to be alike would pass for a part that does not vary.
+    if any(own == 1 for _, own in by_rater):
+        freedom = min(freedom, sum(own for _, own in by_rater))
+    if items == 2:
+        freedom = 1.0
     tail = (1 - level) / 2
-    wide = float(stdtrit(max(min(freedom, items - 1), 1), 1 - tail) / ndtri(1 - tail))
-    low, high = np.nanquantile(drawn, [tail, 1 - tail])
+    wide = float(stdtrit(max(freedom, 1.0), 1 - tail) / ndtri(1 - tail))
+    spread = float(np.nanvar(drawn))
+    scale = math.sqrt(robust / spread) if spread > 0 else 1.0
+    skew = third / (6 * robust**1.5)
+    levels = [_accelerated(tail, skew), _accelerated(1 - tail, skew)]
+    low, high = np.nanquantile(drawn, levels)
     least = sum(min(weight, 0.0) for weight in weights.values())
     most = sum(max(weight, 0.0) for weight in weights.values())
     return (
-        max(least, float(estimate + wide * shrink * (low - estimate))),
-        min(most, float(estimate + wide * shrink * (high - estimate))),
+        max(least, float(estimate + wide * scale * (low - estimate))),
+        min(most, float(estimate + wide * scale * (high - estimate))),
     )
+
+
+def _accelerated(level: float, a: float) -> float:
+    """Level in (0, 1) at which BCa takes the quantile of `level`: Efron 1987, equation 3.8, with z₀ = a."""
+    z = a + float(ndtri(level))
+    room = 1 - a * z
+    return float(ndtr(a + z / room)) if room > 0 else float(z > 0)
 
 
 def permutation_p(

@@ -163,7 +163,7 @@ def create(
     say(
         f"preregistered before any answer: {out / preregistration.PREREGISTRATION_FILE}, sha256 {plan.sha256}"
     )
-    say(f"{raters} raters in each arm are planned; see what they can find with: beyond study power")
+    say(f"raters planned in each arm: {raters}; see what they can find with: beyond study power")
     where = "" if db is None else f" --db {db}"
     say(f"next: beyond study serve {out}{where}, and beyond campaign invite --db {db or out} --count N")
 

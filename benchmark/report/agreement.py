@@ -39,7 +39,8 @@ class Rated:
     def sentence(self) -> str:
         """For a screen reader."""
         ends = "" if self.interval is None else f", 95 % interval {self.ends.replace('–', ' to ')}"
-        return f"{self.measure}, {self.arm}: {self.text}{ends}, {count(self.raters)} raters"
+        raters = f"{count(self.raters)} rater{'' if self.raters == 1 else 's'}"
+        return f"{self.measure}, {self.arm}: {self.text}{ends}, {raters}"
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,11 @@ def _groups(results: Results, drawn: Mapping[str, str]) -> list[str]:
             results.by_class, key=lambda g: (-sum(share.answers for share in g.shares), g.class_index or 0)
         )[:MAX_CLASSES]
         more = len(results.by_class) - len(largest)
-        lines += ["## By class", "", "Not corrected for how many classes there are."]
+        lines += [
+            "## By class",
+            "",
+            "The class of the photograph, not the one shown. Not corrected for how many there are.",
+        ]
         if more > 0:
             lines[-1] += f" The {MAX_CLASSES} with most answers; {more} more are in {RESULTS_FILE}."
         lines += ["", *_group_table("class", [(clean(g.name), g) for g in largest]), ""]

@@ -296,3 +296,5 @@ def test_studies_are_made_and_answered_elsewhere(tmp_path: Path, pairs: Path) ->
     assert "votes      12 of 72 (16.7%)" in shown  # of two raters in each of three arms
     assert shown.count("0 of 2 raters done, 0 came") == 2
     assert shown.count("1 of 2 raters done, 1 came") == 1
+    assert "questions  36, 24 untouched, 0 held now" in shown
+    assert "complete" not in shown  # a study's questions take answers, and get no verdict

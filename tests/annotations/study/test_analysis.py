@@ -15,23 +15,80 @@ from annotations.study.analysis import Responses, bootstrap, compare_arms, gee, 
 from annotations.study.power import Plan, Power, power, raters_needed, simulate
 
 PLANTED = Plan(agreement=(0.35, 0.5, 0.6), raters=30, items=50, rater_sd=0.6, item_sd=1.0)
+FEW = Plan(agreement=(0.35, 0.5, 0.6), raters=5, items=20, rater_sd=0.6, item_sd=1.0)
+# Shares near 0 and 1, few raters, and those differ much: skewed, and less known than it looks.
+HARD = Plan(agreement=(0.1, 0.5, 0.9), raters=12, items=20, rater_sd=1.5, item_sd=1.0)
+UNEVEN = Plan(agreement=(0.35, 0.5, 0.6), raters=30, items=30, rater_sd=0.6, item_sd=1.0)
 NULL = Plan(agreement=(0.4, 0.4, 0.4), raters=25, items=40, rater_sd=0.7, item_sd=1.0)
 
 
-def test_intervals_of_contrasts_cover_the_planted_effect() -> None:
-    """1,000 studies, raters and items drawn anew in each."""
-    truth = {("feature", "none"): 0.15, ("example", "none"): 0.25, ("example", "feature"): 0.10}
-    inside = dict.fromkeys(truth, 0)
+def _some_missing(full: Responses, sizes: tuple[int, ...], seed: int) -> Responses:
+    """A study of which each arm keeps a number of raters, who answer as many items as they like."""
+    rng = np.random.default_rng([9, seed])
+    rank = np.concatenate([np.arange((full.arm == arm).sum()) for arm in range(len(full.arms))])
+    stays = rank < np.array(sizes)[full.arm]
+    answers = np.clip(rng.beta(4, 1, len(full.arm)), 0.2, 1.0)
+    keep = stays[full.rater] & (rng.random(len(full.value)) < answers[full.rater])
+    number = np.cumsum(stays) - 1
+    return Responses(
+        number[full.rater[keep]], full.item[keep], full.value[keep], full.arm[stays], full.items, full.arms
+    )
+
+
+@pytest.mark.parametrize(
+    ("plan", "sizes"),
+    [(PLANTED, None), (FEW, None), (HARD, None), (UNEVEN, (30, 15, 8))],
+    ids=["planted", "few", "hard", "uneven"],
+)
+def test_intervals_cover_what_was_planted(plan: Plan, sizes: tuple[int, ...] | None) -> None:
+    """Of contrasts and of shares; 1,000 studies, raters and items drawn anew in each."""
+    asked: list[dict[int, float]] = [{1: 1, 0: -1}, {2: 1, 0: -1}, {2: 1, 1: -1}, {0: 1}, {1: 1}, {2: 1}]
+    inside = np.zeros(len(asked))
     runs = 1000
     for seed in range(runs):
-        responses = simulate(PLANTED, np.random.default_rng(seed))
+        responses = simulate(plan, np.random.default_rng(seed))
+        if sizes is not None:
+            responses = _some_missing(responses, sizes, seed)
         means = bootstrap(responses, resamples=400, seed=seed)
-        for arm, versus in truth:
-            weights = {PLANTED.arms.index(arm): 1.0, PLANTED.arms.index(versus): -1.0}
+        for at, weights in enumerate(asked):
             low, high = interval(responses, means, weights)
-            inside[arm, versus] += low <= truth[arm, versus] <= high
-    for pair, count in inside.items():
-        assert 0.93 <= count / runs <= 0.97, pair
+            truth = sum(weight * plan.agreement[arm] for arm, weight in weights.items())
+            inside[at] += low <= truth <= high
+    assert (inside >= 0.93 * runs).all(), inside
+    assert (inside <= 0.97 * runs).all(), inside
+
+
+def test_the_corrections_are_those_of_scipy_and_of_welch() -> None:
+    """Items that are all alike leave raters alone: scipy has such an interval, and Welch such a width."""
+    rng = np.random.default_rng(5)
+    x, y = rng.beta(0.4, 2, 30), rng.beta(0.4, 2, 18)
+    responses = _long([[[v] * 3 for v in x], [[v] * 3 for v in y]])
+    means = bootstrap(responses, resamples=20_000, seed=0)
+    low, high = interval(responses, means, {0: 1.0})
+    # The bootstrap's variance is that of n; the interval's that of n - 1, and Student's t.
+    wide = stats.t.ppf(0.975, 29) / stats.norm.ppf(0.975) * np.sqrt(30 / 29)
+    # scipy takes its bias correction from the resamples, which is noisier.
+    peer = stats.bootstrap(
+        (x,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert low == pytest.approx(x.mean() + wide * (peer.low - x.mean()), abs=0.004)
+    assert high == pytest.approx(x.mean() + wide * (peer.high - x.mean()), abs=0.004)
+    plain = np.quantile(means[:, 0], [0.025, 0.975])
+    assert low > x.mean() + wide * (plain[0] - x.mean()) + 0.001
+    assert high > x.mean() + wide * (plain[1] - x.mean()) + 0.001
+    low, high = interval(responses, means, {1: 1.0, 0: -1.0})
+    welch = stats.ttest_ind(y, x, equal_var=False).confidence_interval()
+    assert high - low == pytest.approx(welch.high - welch.low, rel=0.02)
+
+
+def test_two_raters_who_happen_to_agree_do_not_pass_for_raters_who_do_not_differ() -> None:
+    """The same item by item or by rater: the freedom is that of two raters, and Student's t is wide."""
+    rng = np.random.default_rng(3)
+    answers = (rng.random(40) < 0.5).astype(float)
+    responses = _long([[answers.tolist(), answers[::-1].tolist()]])
+    share = compare_arms(responses, resamples=500, permutations=20).shares[0]
+    assert (share.low, share.high) == (0.0, 1.0)
+    assert share.raters == 2
 
 
 def test_under_the_null_at_most_one_study_in_twenty_finds_anything() -> None:

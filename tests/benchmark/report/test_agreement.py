@@ -52,6 +52,16 @@ def test_the_page_says_its_numbers() -> None:
     assert points(gain.value) in label
 
 
+def test_the_page_of_a_study_with_one_rater_an_arm() -> None:
+    chosen = plan(made_up=True)
+    card = attacked()
+    track = part_of(analyse(study(plan=chosen, raters=1), chosen)).added_to(card.tracks["robustness"])
+    page = render_page(card.model_copy(update={"tracks": {**card.tracks, "robustness": track}}))
+    assert page.count("1 rater, 12 images") == 3
+    assert "1 raters" not in page
+    assert "No person answered" in page
+
+
 @pytest.mark.parametrize("width", [80, 60])
 def test_the_terminal_shows_each_arm_with_its_raters(width: int) -> None:
     text = printed(rated(), width)
