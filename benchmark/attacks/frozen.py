@@ -10,6 +10,7 @@ says what, and the network runs as it is.
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import math
 import operator
@@ -203,13 +204,21 @@ class PackedConv(nn.Module):
             "",
         )
         if self._interleave:
-            given = F.pixel_shuffle(given, 2)
-            (top, left), (_, height, width) = self.padding, self.size
-            missing = (top + height - given.shape[2], left + width - given.shape[3])
-            if max(missing) > 0:  # pixels at the end that no output looks at
-                given = F.pad(given, (0, max(missing[1], 0), 0, max(missing[0], 0)))
-            given = given[:, :, top : top + height, left : left + width]
+            given = self._interleaved(given)
         return given
+
+    def _interleaved(self, phases: torch.Tensor) -> torch.Tensor:
+        """The four phases (B, 4 I, h, w) of the gradient to the input, put together: (B, I, H, W)."""
+        (top, left), (channels, height, width) = self.padding, self.size
+        rows, columns = phases.shape[2:]
+        given = phases.new_empty((len(phases), channels, 2 * rows, 2 * columns))
+        # Much faster than F.pixel_shuffle, and contiguous, as callers want it in the end.
+        for c, down, across in itertools.product(range(channels), range(2), range(2)):
+            given[:, c, down::2, across::2] = phases[:, 4 * c + 2 * down + across]
+        missing = (top + height - 2 * rows, left + width - 2 * columns)
+        if max(missing) > 0:  # pixels at the end that no output looks at
+            given = F.pad(given, (0, max(missing[1], 0), 0, max(missing[0], 0)))
+        return given[:, :, top : top + height, left : left + width]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Values (B, O, H', W')."""
