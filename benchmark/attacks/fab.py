@@ -141,11 +141,11 @@ class FAB(Attack[FABState]):
         iterating = (~searching).nonzero()[:, 0]
         if len(iterating):
             self._linearise(net, state, iterating[~state.fresh[iterating]])
-            for some in iterating.split(cached_rows(state.x0)):
+            for some in torch.split(iterating, cached_rows(state.x0)):
                 self._place(state, some, self._towards_boundary(state, some), distance)
         if looking:
             share = self._share(state)
-            for some in searching.nonzero()[:, 0].split(cached_rows(state.x0)):
+            for some in torch.split(searching.nonzero()[:, 0], cached_rows(state.x0)):
                 x0 = state.x0[some]
                 points = x0 + per_row(share[some], x0) * (state.segment[some] - x0)
                 self._place(state, some, points, distance)
@@ -164,7 +164,7 @@ class FAB(Attack[FABState]):
             state.low = torch.where(searching & ~left, share, state.low)
             state.low_margin = torch.where(searching & ~left, gap, state.low_margin)
         state.iterate.copy_(state.point)
-        for some in (left & ~searching).nonzero()[:, 0].split(cached_rows(state.x0)):
+        for some in torch.split((left & ~searching).nonzero()[:, 0], cached_rows(state.x0)):
             x0 = state.x0[some]
             state.iterate[some] = x0 + self.beta * (state.point[some] - x0)
         state.spell = torch.where(left, state.calm, state.spell)
