@@ -383,6 +383,11 @@ def _rewrite(root: fx.GraphModule, sizes: dict[fx.Node, tuple[int, ...]]) -> int
         if before is not None and dilation == (1, 1):
             source = source.args[0]
             sides = [a + b for a, b in zip(sides, before)]
+        scale = _divided(source, value) if int(arguments.get("groups", 1)) == 1 else None
+        if scale is not None and scale.numel() in (1, weight.shape[1]):
+            # Zeros around the map stay zeros, so a division of its channels can be one of the kernels.
+            weight = (weight.double() / scale.double().view(1, -1, 1, 1)).float()
+            source = source.args[0]
         after = _only_user(last)
         if after is not None and _is_norm(after):
             weight, bias = _fold(weight, bias, after, value)
@@ -500,6 +505,21 @@ def _zero_padding(node: fx.Node) -> list[int] | None:
         return None
     left, right, top, bottom = (*pads, 0, 0)[:4]
     return [int(top), int(bottom), int(left), int(right)]
+
+
+def _divided(node: fx.Node, value: Callable[[Any], torch.Tensor | None]) -> torch.Tensor | None:
+    """What a node divides all channels, (), or each, (C, 1, 1), by, if that is all it does."""
+    if node.target is not aten.div.Tensor or _only_user(node) is None or node.kwargs:
+        return None
+    by = node.args[1]
+    if isinstance(by, int | float):
+        return torch.tensor(float(by), dtype=torch.float64) if by else None
+    if getattr(by, "op", "") != "get_attr" or getattr(node.args[0], "op", "") == "get_attr":
+        return None
+    scale = value(by)
+    assert scale is not None
+    each = scale.shape[-2:] == (1, 1) and scale.dim() in (3, 4) and scale.numel() == scale.shape[-3]
+    return scale if each and bool((scale != 0).all()) else None
 
 
 def _is_norm(node: fx.Node) -> bool:

@@ -116,6 +116,35 @@ def test_frozen_network_equals_the_network(act: type[nn.Module], kernel: int) ->
     assert all(p.requires_grad for p in net.parameters())
 
 
+class Normalised(Small):
+    """With a mean and a deviation for each channel, and an image that is read once more."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, *, twice: bool) -> None:
+        super().__init__()
+        self.twice = twice
+        self.register_buffer("mean", torch.tensor([0.3, 0.5, 0.6]).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = (x - self.mean) / self.std
+        logits = self.head(self.blocks(self.act(self.norm(self.stem(x)))).mean((2, 3)))
+        return logits + x.mean((1, 2, 3))[:, None] if self.twice else logits
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_deviation_of_each_channel_is_folded_where_nothing_else_reads_it(twice: bool) -> None:
+    torch.manual_seed(4)
+    net, x = Normalised(twice=twice).eval(), images(5)
+    frozen = freeze(net, images(4, seed=3))
+    assert any("div" in str(n.target) for n in frozen.graph.graph.nodes) == twice
+    with torch.no_grad():
+        assert torch.allclose(frozen.graph(x), net(x), atol=1e-5)
+    assert torch.allclose(slope(frozen.graph, x), slope(net, x), atol=1e-5)
+
+
 def test_chunks_join_to_the_whole() -> None:
     net, x = Net(network(), execution=Execution.fast(), example=images(2)), images(7)
     assert net.frozen is not None
