@@ -130,7 +130,7 @@ class Normalised(Small):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = (x - self.mean) / self.std
-        logits = self.head(self.blocks(self.act(self.norm(self.stem(x)))).mean((2, 3)))
+        logits: torch.Tensor = self.head(self.blocks(self.act(self.norm(self.stem(x)))).mean((2, 3)))
         return logits + x.mean((1, 2, 3))[:, None] if self.twice else logits
 
 
