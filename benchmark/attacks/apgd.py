@@ -10,8 +10,8 @@ from typing import ClassVar, Literal
 import torch
 
 from benchmark.attacks.attack import Attack, Runs, State, common, note_flat, ranked_targets
-from benchmark.attacks.execution import Net
-from benchmark.attacks.geometry import per_row, project, random_start, steepest
+from benchmark.attacks.execution import Net, chunks
+from benchmark.attacks.geometry import cached_rows, per_row, project, random_start, steepest
 from benchmark.attacks.goals import cross_entropy, dlr, dlr_targeted
 
 Loss = Literal["ce", "dlr", "dlr-targeted"]
@@ -184,13 +184,17 @@ class APGD(Attack[APGDState]):
                 before[back] = state.best[back]
                 gradient[back] = state.best_gradient[back]
 
-        ascent = steepest(gradient, self.norm).mul_(per_row(state.eta, x)).add_(origin)
-        ascent = project(ascent, state.x0, self.radius, self.norm)
-        # x + alpha (z - x) + (1 - alpha) (x - before), in place; the first step has no momentum.
-        alpha = per_row(torch.where(first, 1.0, self.momentum).to(x.dtype), x)
-        moved = ascent.sub_(origin).mul_(alpha).add_(origin)
-        moved.add_((origin - before).mul_(1 - alpha))
-        state.upcoming = project(moved, state.x0, self.radius, self.norm)
+        alpha = torch.where(first, 1.0, self.momentum).to(x.dtype)
+        upcoming = torch.empty_like(x)
+        for some in chunks(len(x), cached_rows(x)):
+            eta, weight, start = per_row(state.eta[some], x), per_row(alpha[some], x), origin[some]
+            ascent = steepest(gradient[some], self.norm).mul_(eta).add_(start)
+            ascent = project(ascent, state.x0[some], self.radius, self.norm)
+            # x + alpha (z - x) + (1 - alpha) (x - before), in place; the first step has no momentum.
+            moved = ascent.sub_(start).mul_(weight).add_(start)
+            moved.add_((start - before[some]).mul_(1 - weight))
+            upcoming[some] = project(moved, state.x0[some], self.radius, self.norm)
+        state.upcoming = upcoming
         state.point = x
         state.step += 1
         state.done = state.step > self.steps

@@ -24,6 +24,9 @@ _PATCH_MEMORY = 2**30  # bytes that `Net.patches` may take
 Losses = Callable[[torch.Tensor, slice], torch.Tensor]
 """Logits (b, K) of some rows of the batch, and which rows they are, to one or more values for each row."""
 
+Useful = Callable[[torch.Tensor, slice], torch.Tensor]
+"""Logits (b, K) of some rows of the batch, and which rows they are, to whether each needs a gradient."""
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -288,10 +291,13 @@ class Net:
         return logits.to(self.dtype)
 
     def _parts(self, count: int) -> list[slice]:
-        """Rows to run at a time: all at once, or as many as suit the frozen network."""
-        if self.frozen is None:
-            return list(chunks(count, count))
-        return list(chunks(count, self.execution.block or self.frozen.chunk))
+        """Rows to run at a time."""
+        return list(chunks(count, self.at_once or count))
+
+    @property
+    def at_once(self) -> int | None:
+        """How many rows to run at a time: None for all, or as many as suit the frozen network."""
+        return None if self.frozen is None else self.execution.block or self.frozen.chunk
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (B, K) of images (B, C, H, W), without a graph."""
@@ -349,23 +355,69 @@ class Net:
         Returns:
             Logits (B, K), losses (B, J) and gradients (B, J, C, H, W).
         """
-        parts = [self._gradients(x[rows], losses, rows) for rows in self._parts(len(x))]
-        logits, values, gradients = parts[0] if len(parts) == 1 else (torch.cat(p) for p in zip(*parts))
-        return logits, values, torch.nan_to_num(gradients, nan=0.0, posinf=0.0, neginf=0.0)
+        logits, values, gradients, _ = self._by_parts(x, losses, None)
+        return logits, values, gradients
+
+    def gradient_where(
+        self, x: torch.Tensor, loss: Losses, useful: Useful
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits, and on the same forward pass the gradient where it is of use.
+
+        What is run at once gets one backward pass or none. It gets one where that costs less than running
+        the rows of use again, forward and backward.
+
+        Args:
+            x: Images (B, C, H, W).
+            loss: One value for each row, (b,).
+            useful: Whether the gradient is of use, (b,), from the logits (b, K) of some rows and which rows
+                they are.
+
+        Returns:
+            As `gradient`, and which rows have a gradient, bool (B,). It is zero for the others.
+        """
+        logits, values, gradients, given = self._by_parts(x, lambda z, r: loss(z, r)[:, None], useful)
+        return logits, values[:, 0], gradients[:, 0], given
+
+    def _by_parts(
+        self, x: torch.Tensor, losses: Losses, useful: Useful | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`gradients`, or where useful, of as many rows at once as suit the network."""
+        parts = self._parts(len(x))
+        if len(parts) == 1:
+            return self._gradients(x, losses, parts[0], useful)
+        found = []
+        gradients: torch.Tensor | None = None
+        for rows in parts:
+            *rest, part, given = self._gradients(x[rows], losses, rows, useful)
+            if gradients is None:
+                gradients = part.new_empty((len(x), *part.shape[1:]))
+            gradients[rows] = part
+            found.append((*rest, given))
+        assert gradients is not None
+        logits, values, given = (torch.cat(p) for p in zip(*found))
+        return logits, values, gradients, given
 
     def _gradients(
-        self, x: torch.Tensor, losses: Losses, rows: slice
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`gradients` of rows that are run at once."""
+        self, x: torch.Tensor, losses: Losses, rows: slice, useful: Useful | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`_by_parts` of rows that are run at once."""
         message = "the model gives no gradient: use attacks that need none, such as Square"
         with torch.enable_grad():
-            leaf = x.detach().clone().requires_grad_()
+            # A frozen network does not write into its input, any other might.
+            safe = self.frozen is not None and x.shape[1:] == self.frozen.size
+            leaf = (x.detach() if safe else x.detach().clone()).requires_grad_()
             logits = self._call(leaf)
             if not logits.requires_grad:
                 raise NoGradientError(message)
             values = losses(logits, rows)
-            parts = []
             columns = values.shape[1]
+            if useful is not None:
+                wanted = int(useful(logits.detach(), rows).sum())
+                if not worth_backward(wanted, len(x)):
+                    none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+                    nought = x.new_zeros((len(x), columns, *x.shape[1:]))
+                    return logits.detach(), values.detach(), nought, none
+            parts = []
             for j in range(columns):
                 (part,) = torch.autograd.grad(
                     values[:, j].sum(), leaf, retain_graph=j < columns - 1, allow_unused=True
@@ -375,7 +427,14 @@ class Net:
                 self.backwards += len(x)
                 parts.append(part.contiguous())
         gradients = parts[0][:, None] if columns == 1 else torch.stack(parts, dim=1)
-        return logits.detach(), values.detach(), gradients
+        gradients = torch.nan_to_num(gradients, nan=0.0, posinf=0.0, neginf=0.0)
+        all_rows = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        return logits.detach(), values.detach(), gradients, all_rows
+
+
+def worth_backward(wanted: int, rows: int) -> bool:
+    """Whether a backward pass on all rows costs less than a forward and a backward on the wanted ones."""
+    return rows * 1.5 < wanted * 2.5  # they cost about 1 and 1.5
 
 
 def chunks(count: int, size: int) -> Iterator[slice]:

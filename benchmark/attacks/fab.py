@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 
 from benchmark.attacks.attack import Attack, ClosestState, Runs, common
-from benchmark.attacks.execution import Net
-from benchmark.attacks.geometry import norm_of, per_row, random_start, to_hyperplane
+from benchmark.attacks.execution import Losses, Net, worth_backward
+from benchmark.attacks.geometry import cached_rows, norm_of, per_row, random_start, to_hyperplane
 from benchmark.attacks.goals import best_inside, has_left, margin, targets
 
 
@@ -26,6 +26,11 @@ class FABState(ClosestState):
         high_margin: Margin at `high`, (B,).
         best_margin: Margin at `best`, (B,).
         segment: Where the segment that is searched ends, (B, C, H, W).
+        gap: Value of the linearised boundary at `iterate`, (B,).
+        normal: Its normal, (B, C, H, W).
+        fresh: Whether `gap` and `normal` are those of `iterate` already, bool (B,).
+        calm: Iterations since the last that crossed the boundary, int64 (B,).
+        spell: How many there were between the two crossings before, int64 (B,).
     """
 
     iterate: torch.Tensor
@@ -36,6 +41,11 @@ class FABState(ClosestState):
     high_margin: torch.Tensor
     best_margin: torch.Tensor
     segment: torch.Tensor
+    gap: torch.Tensor
+    normal: torch.Tensor
+    fresh: torch.Tensor
+    calm: torch.Tensor
+    spell: torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,38 +126,49 @@ class FAB(Attack[FABState]):
             high_margin=zero.clone(),
             best_margin=zero.clone(),
             segment=x0.clone(),
+            gap=zero.clone(),
+            normal=torch.zeros_like(x0),
+            fresh=torch.zeros(rows, dtype=torch.bool, device=x0.device),
+            calm=torch.zeros_like(runs.unit),
+            spell=torch.full_like(runs.unit, 2),
         )
 
     def step(self, net: Net, state: FABState) -> None:
         """One iteration, or one evaluation of the final search for rows whose iterations are over."""
         searching = state.step >= self.steps
-        proposal = state.iterate.clone()
+        looking = bool(searching.any())
+        distance = torch.empty_like(state.distance)
         iterating = (~searching).nonzero()[:, 0]
         if len(iterating):
-            proposal[iterating] = self._towards_boundary(net, state, iterating)
-        if bool(searching.any()):
+            self._linearise(net, state, iterating[~state.fresh[iterating]])
+            for some in torch.split(iterating, cached_rows(state.x0)):
+                self._place(state, some, self._towards_boundary(state, some), distance)
+        if looking:
             share = self._share(state)
-            on_segment = state.x0 + per_row(share, state.x0) * (state.segment - state.x0)
-            proposal = torch.where(per_row(searching, proposal), on_segment, proposal)
+            for some in torch.split(searching.nonzero()[:, 0], cached_rows(state.x0)):
+                x0 = state.x0[some]
+                points = x0 + per_row(share[some], x0) * (state.segment[some] - x0)
+                self._place(state, some, points, distance)
 
-        state.point = proposal
-        state.logits = net.logits(proposal)
+        left = self._look(net, state, searching)
         gap = margin(state.logits, state.inside)
-        left = has_left(state.logits, state.inside)
-        distance = norm_of(proposal - state.x0, self.norm)
         better = left & (distance < state.distance)
         rows = better.nonzero()[:, 0]
-        state.best[rows] = proposal[rows]
+        state.best[rows] = state.point[rows]
         state.distance = torch.where(better, distance, state.distance)
         state.best_margin = torch.where(better, gap, state.best_margin)
 
-        if bool(searching.any()):
+        if looking:
             state.high = torch.where(searching & left, share, state.high)
             state.high_margin = torch.where(searching & left, gap, state.high_margin)
             state.low = torch.where(searching & ~left, share, state.low)
             state.low_margin = torch.where(searching & ~left, gap, state.low_margin)
-        back = state.x0 + self.beta * (proposal - state.x0)
-        state.iterate = torch.where(per_row(left & ~searching, proposal), back, proposal)
+        state.iterate.copy_(state.point)
+        for some in torch.split((left & ~searching).nonzero()[:, 0], cached_rows(state.x0)):
+            x0 = state.x0[some]
+            state.iterate[some] = x0 + self.beta * (state.point[some] - x0)
+        state.spell = torch.where(left, state.calm, state.spell)
+        state.calm = (state.calm + 1).masked_fill(left, 0)
 
         state.step += 1
         ended = (state.step == self.steps).nonzero()[:, 0]
@@ -162,28 +183,76 @@ class FAB(Attack[FABState]):
         fall = state.low_margin / (state.low_margin - state.high_margin).clamp_max(-1e-12)
         return state.low + width * (fall + 0.02).clamp(0.02, 0.98)
 
-    def _towards_boundary(self, net: Net, state: FABState, rows: torch.Tensor) -> torch.Tensor:
-        """The next proposals of the given rows, (R, C, H, W)."""
-        x, x0, inside = state.iterate[rows], state.x0[rows], state.inside[rows]
-        classes = state.classes[rows]
-        _, gaps, normals = net.gradients(
-            x, lambda z, r: z.gather(1, classes[r]) - best_inside(z, inside[r])[:, None]
-        )
-        if normals.shape[1] == 1:
-            gap, w = gaps[:, 0], normals[:, 0]
-        else:
-            # The boundary that is nearest in the dual norm.
-            dual = normals.flatten(2).abs().sum(2) if self.norm == "linf" else normals.flatten(2).norm(dim=2)
-            nearest = (gaps.abs() / dual.clamp_min(1e-12)).argmin(1)
-            pick = torch.arange(len(rows), device=x.device)
-            gap, w = gaps[pick, nearest], normals[pick, nearest]
-        flat = state.flat[rows]
-        state.flat[rows] = flat & ~w.flatten(1).any(1)
+    def _place(
+        self, state: FABState, rows: torch.Tensor, points: torch.Tensor, distance: torch.Tensor
+    ) -> None:
+        """Make these the points to evaluate next, and note how far away they are."""
+        state.point[rows] = points
+        distance[rows] = norm_of(points.sub_(state.x0[rows]), self.norm)
 
-        gap0 = gap + (w * (x0 - x)).flatten(1).sum(1)
-        both = to_hyperplane(torch.cat([x, x0]), torch.cat([w, w]), torch.cat([gap, gap0]), self.norm)
-        step, step0 = both.chunk(2)
+    def _losses(self, state: FABState, rows: torch.Tensor) -> Losses:
+        """What the given rows' boundaries are the zeros of."""
+        inside, classes = state.inside[rows], state.classes[rows]
+        return lambda z, r: z.gather(1, classes[r]) - best_inside(z, inside[r])[:, None]
+
+    def _look(self, net: Net, state: FABState, searching: torch.Tensor) -> torch.Tensor:
+        """Evaluate the points; whether they have left, (B,).
+
+        A point that has not is the next iterate, so its logits and its gradient can come from one forward
+        pass. Rows fall into a rhythm: they cross after every so many iterations. So a gradient is asked for
+        where the rhythm says that the row will not cross. A wrong guess costs time and changes nothing.
+        """
+        state.fresh = torch.zeros_like(state.fresh)
+        guess = ~searching & (state.step + 1 < self.steps) & (state.calm < state.spell)
+        # Full blocks only, with rows that may be of use in them if need be.
+        order, size = guess.long().argsort(descending=True, stable=True), net.at_once
+        count = int(guess.sum())
+        if size is not None:
+            count += size - count % size if worth_backward(count % size, size) else -(count % size)
+        if not self.targeted or size is None or count <= 0:
+            # Where all rows run at once, two passes would cost more than they save.
+            state.logits = net.logits(state.point)
+            return has_left(state.logits, state.inside)
+        rows, others = order[:count], order[count:]
+        state.logits = torch.empty_like(state.logits)
+        if len(others):
+            state.logits[others] = net.logits(state.point[others])
+        losses, inside = self._losses(state, rows), state.inside[rows]
+        state.logits[rows], gap, normal, given = net.gradient_where(
+            state.point[rows], lambda z, r: losses(z, r)[:, 0], lambda z, r: ~has_left(z, inside[r])
+        )
+        left = has_left(state.logits, state.inside)
+        kept = (given & ~left[rows]).nonzero()[:, 0]
+        state.gap[rows[kept]] = gap[kept]
+        state.normal[rows[kept]] = normal[kept]
+        state.fresh[rows[kept]] = True
+        return left
+
+    def _linearise(self, net: Net, state: FABState, rows: torch.Tensor) -> None:
+        """Find the boundaries seen from the iterates of the given rows."""
+        if not len(rows):
+            return
+        _, gaps, normals = net.gradients(state.iterate[rows], self._losses(state, rows))
+        if normals.shape[1] == 1:
+            state.gap[rows], state.normal[rows] = gaps[:, 0], normals[:, 0]
+            return
+        # The boundary that is nearest in the dual norm.
+        dual = normals.flatten(2).abs().sum(2) if self.norm == "linf" else normals.flatten(2).norm(dim=2)
+        nearest = (gaps.abs() / dual.clamp_min(1e-12)).argmin(1)
+        pick = torch.arange(len(rows), device=rows.device)
+        state.gap[rows], state.normal[rows] = gaps[pick, nearest], normals[pick, nearest]
+
+    def _towards_boundary(self, state: FABState, rows: torch.Tensor) -> torch.Tensor:
+        """The next proposals of the given rows, (R, C, H, W)."""
+        x, x0, gap, w = state.iterate[rows], state.x0[rows], state.gap[rows], state.normal[rows]
+        flat = state.flat[rows]
+        if bool(flat.any()):
+            state.flat[rows] = flat & ~w.flatten(1).any(1)
+        away = x0 - x
+        gap0 = gap + (w * away).flatten(1).sum(1)
+        step, step0 = to_hyperplane(x, w, gap, self.norm), to_hyperplane(x0, w, gap0, self.norm)
         length, length0 = norm_of(step, self.norm), norm_of(step0, self.norm)
         alpha = per_row((length / (length + length0).clamp_min(1e-12)).clamp(max=self.alpha_max), x)
-        mixed = (1 - alpha) * (x + self.overshoot * step) + alpha * (x0 + self.overshoot * step0)
-        return mixed.clamp_(0, 1)
+        # (1 - alpha) (x + overshoot * step) + alpha (x0 + overshoot * step0), in place.
+        moved = step.mul_(self.overshoot * (1 - alpha)).add_(step0.mul_(self.overshoot * alpha))
+        return x.add_(away.mul_(alpha)).add_(moved).clamp_(0, 1)

@@ -10,6 +10,7 @@ says what, and the network runs as it is.
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import math
 import operator
@@ -203,13 +204,21 @@ class PackedConv(nn.Module):
             "",
         )
         if self._interleave:
-            given = F.pixel_shuffle(given, 2)
-            (top, left), (_, height, width) = self.padding, self.size
-            missing = (top + height - given.shape[2], left + width - given.shape[3])
-            if max(missing) > 0:  # pixels at the end that no output looks at
-                given = F.pad(given, (0, max(missing[1], 0), 0, max(missing[0], 0)))
-            given = given[:, :, top : top + height, left : left + width]
+            given = self._interleaved(given)
         return given
+
+    def _interleaved(self, phases: torch.Tensor) -> torch.Tensor:
+        """The four phases (B, 4 I, h, w) of the gradient to the input, put together: (B, I, H, W)."""
+        (top, left), (channels, height, width) = self.padding, self.size
+        rows, columns = phases.shape[2:]
+        given = phases.new_empty((len(phases), channels, 2 * rows, 2 * columns))
+        # Much faster than F.pixel_shuffle, and contiguous, as callers want it in the end.
+        for c, down, across in itertools.product(range(channels), range(2), range(2)):
+            given[:, c, down::2, across::2] = phases[:, 4 * c + 2 * down + across]
+        missing = (top + height - 2 * rows, left + width - 2 * columns)
+        if max(missing) > 0:  # pixels at the end that no output looks at
+            given = F.pad(given, (0, max(missing[1], 0), 0, max(missing[0], 0)))
+        return given[:, :, top : top + height, left : left + width]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Values (B, O, H', W')."""
@@ -374,6 +383,11 @@ def _rewrite(root: fx.GraphModule, sizes: dict[fx.Node, tuple[int, ...]]) -> int
         if before is not None and dilation == (1, 1):
             source = source.args[0]
             sides = [a + b for a, b in zip(sides, before)]
+        scale = _divided(source, value) if int(arguments.get("groups", 1)) == 1 else None
+        if scale is not None and scale.numel() in (1, weight.shape[1]):
+            # Zeros around the map stay zeros, so a division of its channels can be one of the kernels.
+            weight = (weight.double() / scale.double().view(1, -1, 1, 1)).float()
+            source = source.args[0]
         after = _only_user(last)
         if after is not None and _is_norm(after):
             weight, bias = _fold(weight, bias, after, value)
@@ -491,6 +505,21 @@ def _zero_padding(node: fx.Node) -> list[int] | None:
         return None
     left, right, top, bottom = (*pads, 0, 0)[:4]
     return [int(top), int(bottom), int(left), int(right)]
+
+
+def _divided(node: fx.Node, value: Callable[[Any], torch.Tensor | None]) -> torch.Tensor | None:
+    """What a node divides all channels, (), or each, (C, 1, 1), by, if that is all it does."""
+    if node.target is not aten.div.Tensor or _only_user(node) is None or node.kwargs:
+        return None
+    by = node.args[1]
+    if isinstance(by, int | float):
+        return torch.tensor(float(by), dtype=torch.float64) if by else None
+    if getattr(by, "op", "") != "get_attr" or getattr(node.args[0], "op", "") == "get_attr":
+        return None
+    scale = value(by)
+    assert scale is not None
+    each = scale.shape[-2:] == (1, 1) and scale.dim() in (3, 4) and scale.numel() == scale.shape[-3]
+    return scale if each and bool((scale != 0).all()) else None
 
 
 def _is_norm(node: fx.Node) -> bool:

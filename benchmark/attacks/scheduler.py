@@ -672,6 +672,10 @@ class _Evaluation:
         else:
             candidates, points = has_left(state.logits, state.inside), state.point
         rows = candidates.nonzero()[:, 0]
+        if len(rows) and limit < float("inf"):
+            # Most that are too far away are so by much, which is seen without doubles.
+            rough = norm_of(points[rows] - state.x0[rows], norm)
+            rows = rows[rough <= 1.01 * limit + 1e-4]
         if not len(rows):
             return set()
         # What is stored is float32 pixels, so that is what is measured and predicted.

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from annotations.errors import BeyondError
-from benchmark.attacks import APGD, FGSM, Example, Execution, Net, Square, Suite, evaluate
+from benchmark.attacks import APGD, FAB, FGSM, Example, Execution, Net, Square, Suite, evaluate
 from benchmark.attacks.attack import Runs
 from benchmark.attacks.frozen import FreezeError, PackedConv, freeze
 from benchmark.attacks.patches import Patches
@@ -114,6 +114,35 @@ def test_frozen_network_equals_the_network(act: type[nn.Module], kernel: int) ->
         assert torch.allclose(frozen.graph(x), net(x), atol=1e-5)
     assert torch.allclose(slope(frozen.graph, x), slope(net, x), atol=1e-5)
     assert all(p.requires_grad for p in net.parameters())
+
+
+class Normalised(Small):
+    """With a mean and a deviation for each channel, and an image that is read once more."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, *, twice: bool) -> None:
+        super().__init__()
+        self.twice = twice
+        self.register_buffer("mean", torch.tensor([0.3, 0.5, 0.6]).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = (x - self.mean) / self.std
+        logits: torch.Tensor = self.head(self.blocks(self.act(self.norm(self.stem(x)))).mean((2, 3)))
+        return logits + x.mean((1, 2, 3))[:, None] if self.twice else logits
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_deviation_of_each_channel_is_folded_where_nothing_else_reads_it(twice: bool) -> None:
+    torch.manual_seed(4)
+    net, x = Normalised(twice=twice).eval(), images(5)
+    frozen = freeze(net, images(4, seed=3))
+    assert any("div" in str(n.target) for n in frozen.graph.graph.nodes) == twice
+    with torch.no_grad():
+        assert torch.allclose(frozen.graph(x), net(x), atol=1e-5)
+    assert torch.allclose(slope(frozen.graph, x), slope(net, x), atol=1e-5)
 
 
 def test_chunks_join_to_the_whole() -> None:
@@ -284,6 +313,55 @@ def test_square_with_windows_takes_the_same_path(arrivals: int) -> None:
     assert bool((windows.best != images(6)).flatten(1).any(1).all())
     assert windows.memory.shape[1] > 0
     assert full.memory.shape[1] == 0
+
+
+def test_a_gradient_is_given_where_it_is_of_use() -> None:
+    net, x = Net(network(), execution=Execution.fast(), example=images(2)), images(6)
+    assert net.frozen is not None
+    net.frozen = replace(net.frozen, chunk=2)
+
+    def loss(z: torch.Tensor, rows: slice) -> torch.Tensor:
+        return z.square().sum(1)
+
+    of_use = torch.tensor([True, True, False, True, False, False])
+    expected = net.gradient(x, loss)
+    net.forwards = net.backwards = 0
+    logits, values, gradients, given = net.gradient_where(x, loss, lambda z, rows: of_use[rows])
+    # One of two is not worth a backward pass of both.
+    assert given.tolist() == [True, True, False, False, False, False]
+    assert (net.forwards, net.backwards) == (6, 2)
+    assert torch.equal(logits, expected[0])
+    assert torch.equal(values, expected[1])
+    assert torch.equal(gradients[:2], expected[2][:2])
+    assert not gradients[2:].any()
+
+
+def test_fab_takes_the_same_path_whatever_it_guesses() -> None:
+    """Forward passes used twice change what an attack costs, and not one bit of where it goes."""
+    # This network is nearly linear, so that with the usual overshoot every iteration would cross.
+    x, steps, overshoot = images(8), 14, 0.97
+    inside = F.one_hot(network()(x).argmax(1), 7).bool()
+    guess = {"rhythm": 2, "never": 0, "always": 10**6}
+    paths, costs = {}, {}
+    for name, spell in guess.items():
+        net = Net(network(), execution=Execution.fast(), example=images(2))
+        assert net.frozen is not None
+        net.frozen = replace(net.frozen, chunk=2)
+        attack = FAB(norm="linf", targeted=True, targets=3, steps=steps, overshoot=overshoot)
+        unit = torch.arange(8) % 3
+        state = attack.start(net, Runs(x, inside, unit, unit))
+        path = []
+        for _ in range(steps + attack.search):
+            if name != "rhythm":
+                state.spell.fill_(spell)
+            attack.step(net, state)
+            path.append((state.point.clone(), state.logits, state.distance))
+        paths[name], costs[name] = path, net.forwards + 1.5 * net.backwards
+    assert state.distance.isfinite().any()
+    for name in ("never", "always"):
+        for ours, theirs in zip(paths["rhythm"], paths[name], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert costs["rhythm"] < min(costs["never"], costs["always"]), costs
 
 
 # Options.

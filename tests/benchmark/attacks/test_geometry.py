@@ -127,3 +127,36 @@ def test_hyperplane_out_of_reach_gives_the_corner(norm: Norm) -> None:
     step = to_hyperplane(x, w, torch.tensor([-100.0, 100.0]), norm)
     assert torch.allclose((x + step)[0], torch.ones(1, 3, 3))
     assert torch.allclose((x + step)[1], torch.zeros(1, 3, 3))
+
+
+@pytest.mark.parametrize("saturated", [0.0, 0.3, 0.99])
+@pytest.mark.parametrize("share", [1e-4, 0.02, 0.5, 0.98, 2.0])
+def test_large_rows_take_the_same_step(saturated: float, share: float) -> None:
+    """Rows of the size of photographs, for which only the pixels near a wall are looked at, by bisection."""
+    rng = np.random.default_rng(int(1000 * saturated))
+    x = rng.uniform(0, 1, (3, 3, 256, 256)).astype(np.float32)
+    wall = rng.uniform(size=x.shape) < saturated
+    x[wall] = rng.integers(0, 2, int(wall.sum()))
+    w = rng.normal(size=x.shape).astype(np.float32) * (rng.uniform(size=x.shape) < 0.9)
+    sign = np.array([1, -1, 1]).reshape(3, 1, 1, 1)
+    room = np.where(-sign * w > 0, 1 - x, x).astype(np.float64)
+    weight = np.abs(w).astype(np.float64)
+    need = share * (weight * room).sum((1, 2, 3))
+    need[2] = 0  # a point on the hyperplane stays
+    low, high = np.zeros(3), np.ones(3)
+    for _ in range(60):
+        middle = (low + high) / 2
+        enough = (weight * np.minimum(room, middle.reshape(3, 1, 1, 1))).sum((1, 2, 3)) >= need
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    offset = torch.tensor(sign.ravel() * need, dtype=torch.float32)
+    step = to_hyperplane(torch.tensor(x), torch.tensor(w, dtype=torch.float32), offset, "linf").numpy()
+    expected = -sign * np.sign(w) * np.minimum(room, high.reshape(3, 1, 1, 1))
+    # Near the corner the sum is flat in the length, so a float's rounding moves it more.
+    assert np.abs(step - expected).max() <= (2e-5 if share < 0.9 else 1e-2) * high.max()
+    apart = [
+        to_hyperplane(
+            torch.tensor(x[i : i + 1]), torch.tensor(w[i : i + 1]).float(), offset[i : i + 1], "linf"
+        )
+        for i in range(3)
+    ]
+    assert torch.equal(torch.cat(apart), torch.from_numpy(step))
