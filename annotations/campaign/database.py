@@ -77,6 +77,8 @@ class Database:
         self._reader = self.engine.execution_options(
             **({"reading": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"})
         )
+        # PostgreSQL plans a statement anew until it has done so five times.
+        self.until_planned = 1 if self.is_sqlite else 7
         self._compiled: dict[Any, str] = {}
         self._made: dict[Callable[[Database], Any], Any] = {}
         # What the database or its driver raises; what `write` does comes from the driver as it is.
@@ -356,9 +358,12 @@ def _sqlite_engine(url: URL) -> Engine:
 
 def _postgresql_engine(url: URL) -> Engine:
     try:
-        # Few, and all opened by `warm_up`: each costs the server a process, and one Python uses them.
-        options = {"prepare_threshold": 2}
-        return sa.create_engine(url, connect_args=options, pool_size=_CONNECTIONS, max_overflow=0)
+        # Few, and all opened by `warm_up`: each costs the server a process, and one Python uses them. The one
+        # that was used last comes first, since it has plans of what is asked again and again.
+        options = {"prepare_threshold": 1}
+        return sa.create_engine(
+            url, connect_args=options, pool_size=_CONNECTIONS, max_overflow=0, pool_use_lifo=True
+        )
     except ImportError as error:
         raise BeyondError(
             f"PostgreSQL needs the package {error.name}; pip install 'beyond-accuracy[campaign]'"

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from annotations.campaign import assignment
 from annotations.campaign.changes import Changes
 from annotations.campaign.database import Database
-from annotations.campaign.rows import LEASED, A, Counts, Q, lock_questions, save_questions, step_done
+from annotations.campaign.rows import LEASED, A, Counts, Q, Rounds, lock_questions, save_questions
 from annotations.campaign.rules import Rules
 
 _BLOCK = 64  # raters go through the pairs in blocks of this size by priority, each in an order of their own
@@ -88,7 +88,7 @@ class Asking:
 
 
 class _Choosing:
-    """What may be given to one rater, while pairs are locked."""
+    """What may be given to one rater, and in the end is."""
 
     def __init__(self, asking: Asking, need: int) -> None:
         self.asking, self.rater, self.need = asking, asking.rater, need
@@ -99,6 +99,7 @@ class _Choosing:
         self.before: Mapping[int, Any] = {}  # assignments that the rater had, by question
         self.pairs: list[Any] = []  # of these, chosen
         self.of_pairs = 0  # how many are to be chosen
+        self.given: list[Any] = []  # all, in order
 
 
 class Giver:
@@ -121,6 +122,7 @@ class Giver:
         connection: Connection,
         asking: Sequence[Asking],
         counts: dict[int, Counts],
+        rounds: Rounds,
         changes: Changes,
         now: float,
     ) -> None:
@@ -132,6 +134,7 @@ class Giver:
             connection: In a transaction, with everything written that this reads.
             asking: Raters, each once.
             counts: Counters of locked questions; more are locked.
+            rounds: What those in practice or qualification have answered.
             changes: Takes what is to be written.
             now: When leases begin.
         """
@@ -142,25 +145,23 @@ class Giver:
         if late:
             values = {"raters": late, "now": now, "until": now + self.config.lease_seconds}
             connection.execute(self.database.once(_renew), values)
-        working: list[_Choosing] = []
-        for one in asking:
-            need = one.want - len(one.held)
-            if need > 0:
-                need = min(need, self.left(connection, one.rater) - len(one.held))
-            if need <= 0:
-                continue
-            if one.rater.stage == "work":
-                working.append(_Choosing(one, need))
-            else:
-                self._hold(one, *self._of_round(connection, one.rater, need), changes, now)
-        if working:
-            self._choose(connection, working, counts)
-            for choosing in working:
-                given = self._compose(choosing, counts)
-                for row in given:
+        needing = [
+            _Choosing(one, need)
+            for one in asking
+            if (need := min(one.want, self._left(one.rater, rounds)) - len(one.held)) > 0
+        ]
+        for stage, role in (("practice", _PRACTICE), ("qualification", _GOLD)):
+            for arm, some in _by_arm(one for one in needing if one.rater.stage == stage):
+                self._choose_round(connection, some, connection.execute(role, {"arm": arm}).all())
+        working = [choosing for choosing in needing if choosing.rater.stage == "work"]
+        self._choose(connection, working, counts)
+        for choosing in needing:
+            if choosing.rater.stage == "work":
+                choosing.given = self._compose(choosing, counts)
+                for row in choosing.given:
                     if row.id in counts:
                         changes.counted(counts[row.id])
-                self._hold(choosing.asking, given, choosing.before, changes, now)
+            self._hold(choosing, changes, now)
 
     def may_come(self, connection: Connection, rater: SimpleNamespace) -> bool:
         """Whether there is, or may be, a pair for the rater: one that is open, or held by somebody else."""
@@ -169,27 +170,26 @@ class Giver:
         values = {"rater": rater.id, "arm": rater.arm}
         return any(connection.execute(some, values).first() for some in (_ANY_OPEN, _ANY_HELD))
 
-    def left(self, connection: Connection, rater: SimpleNamespace) -> int:
+    def _left(self, rater: SimpleNamespace, rounds: Rounds) -> int:
         """How many answers the rater may still give in this stage."""
         if rater.stage == "work":
             return self.config.prefetch if rater.quota is None else rater.quota - rater.answered
-        return self.rules.step_of(rater.stage) - step_done(connection, rater)
+        return self.rules.step_of(rater.stage) - rounds.done(rater)
 
     def _order(self, rater: SimpleNamespace, row: Any) -> int:
         return assignment.order(self._key, rater.id, row.id)
 
-    def _of_round(
-        self, connection: Connection, rater: SimpleNamespace, need: int
-    ) -> tuple[list[Any], Mapping[int, Any]]:
-        """New questions of a practice or qualification round, and what the rater had before."""
-        role = _PRACTICE if rater.stage == "practice" else _GOLD
-        rows = connection.execute(role, {"arm": rater.arm}).all()
-        before = self._given(connection, [rater.id], rows).get(rater.id, {})
-        new = _new(rows, before)
-        if rater.stage == "practice":
-            return new[:need], before
-        new.sort(key=lambda row: self._order(rater, row))
-        return _balanced(new, need, rater.position), before
+    def _choose_round(self, connection: Connection, raters: Sequence[_Choosing], rows: Sequence[Any]) -> None:
+        """Choose from the questions of practice, or from gold, for raters in that round."""
+        given = self._given(connection, [one.rater.id for one in raters], rows)
+        for one in raters:
+            one.before = given.get(one.rater.id, {})
+            new = _new(rows, one.before)
+            if one.rater.stage == "practice":
+                one.given = new[: one.need]
+            else:
+                new.sort(key=lambda row: self._order(one.rater, row))
+                one.given = _balanced(new, one.need, one.rater.position)
 
     def _given(
         self, connection: Connection, rater_ids: list[int], rows: Iterable[Any]
@@ -208,20 +208,20 @@ class Giver:
 
         Pairs are of high priority, in the rater's own order, no image twice while it can be helped.
         """
-        for arm in {choosing.rater.arm for choosing in working}:
-            self._read(connection, arm, [one for one in working if one.rater.arm == arm])
+        for arm, some in _by_arm(working):
+            self._read(connection, arm, some)
         wishes = [(choosing, self._wished(choosing)) for choosing in working]
         while wishes:
             # Whoever else has one locked may be filling it: take others meanwhile.
-            some = [
+            tries = [
                 (choosing, wished, list(islice(wished, choosing.of_pairs - len(choosing.pairs))))
                 for choosing, wished in wishes
             ]
-            new = {row.id for _, _, rows in some for row in rows} - counts.keys()
+            new = {row.id for _, _, rows in tries for row in rows} - counts.keys()
             if new:
                 counts.update(lock_questions(self.database, connection, new, skip=True))
             wishes = []
-            for choosing, wished, rows in some:
+            for choosing, wished, rows in tries:
                 for row in rows:
                     if row.id in counts and counts[row.id].is_open(self.config):
                         counts[row.id].hold(1)
@@ -303,17 +303,10 @@ class Giver:
         every = self.config.study.check_every
         return [assignment.is_check_place(self._key, rater.id, place - before, every) for place in places]
 
-    def _hold(
-        self,
-        asking: Asking,
-        given: Sequence[Any],
-        before: Mapping[int, Any],
-        changes: Changes,
-        now: float,
-    ) -> None:
-        """Give questions to a rater, from the rater's next place on."""
-        rater, until = asking.rater, now + self.config.lease_seconds
-        for row in given:
+    def _hold(self, choosing: _Choosing, changes: Changes, now: float) -> None:
+        """Give a rater what was chosen, from the rater's next place on."""
+        rater, until = choosing.rater, now + self.config.lease_seconds
+        for row in choosing.given:
             rater.position += 1
             values = {
                 "token": assignment.token(self._key, rater.id, row.id),
@@ -326,9 +319,9 @@ class Giver:
                 "leased_at": now,
                 "expires_at": until,
             }
-            was = before.get(row.id)
+            was = choosing.before.get(row.id)
             changes.held(values, was.id if was is not None else None)
-            asking.held.append(
+            choosing.asking.held.append(
                 SimpleNamespace(
                     token=values["token"],
                     class_index=row.class_index,
@@ -340,7 +333,7 @@ class Giver:
                     expires_at=until,
                 )
             )
-        if given:
+        if choosing.given:
             changes.moved(rater)
 
     def reap(self, now: float) -> None:
@@ -369,6 +362,13 @@ class Giver:
 def _new(rows: Iterable[Any], given: Mapping[int, Any]) -> list[Any]:
     """The rows that a rater was not given, or held too long without an answer."""
     return [row for row in rows if row.id not in given or given[row.id].state == "expired"]
+
+
+def _by_arm(raters: Iterable[_Choosing]) -> Iterable[tuple[str, list[_Choosing]]]:
+    arms: dict[str, list[_Choosing]] = {}
+    for one in raters:
+        arms.setdefault(one.rater.arm, []).append(one)
+    return arms.items()
 
 
 def _balanced(rows: Sequence[Any], need: int, position: int) -> list[Any]:

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from annotations.campaign import assignment
 from annotations.campaign.changes import Changes, Given
 from annotations.campaign.database import Database
-from annotations.campaign.rows import COUNTS, A, Counts, E, Q, qualification_round, step_done
+from annotations.campaign.rows import COUNTS, A, Counts, E, Q, Rounds
 from annotations.campaign.rules import Rules
 from annotations.campaign.types import ANSWERS, Feedback, Item, Outcome
 
@@ -99,8 +99,9 @@ class Outboxes:
                 elif rater.stage in ("practice", "qualification"):
                     in_rounds.append(rater)
         self.changes.write(self.connection)
+        rounds = Rounds(self.database, self.connection, [rater.id for rater in in_rounds])
         for rater in in_rounds:
-            self._advance(rater)
+            self._advance(rater, rounds)
             self.changes.moved(rater)
         return outcomes
 
@@ -138,15 +139,15 @@ class Outboxes:
         if self.rules.is_below_floor(rater, rater.gold_seen, rater.gold_right):
             self.must_pause.add(rater.id)
 
-    def _advance(self, rater: SimpleNamespace) -> None:
+    def _advance(self, rater: SimpleNamespace, rounds: Rounds) -> None:
         """Move a rater on, where a round of practice or qualification is over."""
         rules, config = self.rules, self.rules.config
-        if step_done(self.connection, rater) < rules.step_of(rater.stage):
+        if rounds.done(rater) < rules.step_of(rater.stage):
             return
         if rater.stage == "practice":
             rater.stage = rules.stage_after("practice")
             return
-        right, seen = qualification_round(self.connection, rater.id, rater.attempt)
+        right, seen = rounds.qualification(rater.id, rater.attempt)
         if right >= config.qualification_floor * seen:
             rater.stage = "work"
         elif rater.attempt < config.qualification_attempts and rules.gold >= (rater.attempt + 1) * seen:

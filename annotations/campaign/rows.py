@@ -193,31 +193,36 @@ def is_frozen(connection: Connection) -> bool:
     return connection.execute(_FROZEN).scalar_one() is not None
 
 
-_STEP_DONE = sa.select(sa.func.count()).where(
-    A.c.rater_ref == sa.bindparam("rater"),
-    A.c.purpose == sa.bindparam("stage"),
-    A.c.attempt == sa.bindparam("attempt"),
-    A.c.state == "answered",
-)
+def _rounds(database: Database) -> sa.Select[Any]:
+    what = (A.c.rater_ref, A.c.purpose, A.c.attempt, A.c.answer, Q.c.expected)
+    answered = sa.select(*what, sa.func.count().label("number")).join(Q, Q.c.id == A.c.question_ref)
+    return answered.where(
+        database.among(A.c.rater_ref, "raters"),
+        A.c.state == "answered",
+        A.c.purpose.in_(("practice", "qualification")),
+    ).group_by(*what)
 
 
-def step_done(connection: Connection, rater: SimpleNamespace) -> int:
-    """How many questions of this practice or qualification round the rater has answered."""
-    values = {"rater": rater.id, "stage": rater.stage, "attempt": rater.attempt}
-    return connection.execute(_STEP_DONE, values).scalar_one()
+class Rounds:
+    """What raters have answered in rounds of practice and qualification."""
 
+    def __init__(self, database: Database, connection: Connection, rater_ids: Iterable[int]) -> None:
+        self._seen: dict[tuple[int, str, int], int] = {}
+        self._right: dict[tuple[int, str, int], float] = {}
+        raters = sorted(set(rater_ids))
+        if not raters:
+            return
+        for row in connection.execute(database.once(_rounds), {"raters": raters}):
+            key = (row.rater_ref, row.purpose, row.attempt)
+            right = assignment.rightness(row.answer, row.expected)
+            self._seen[key] = self._seen.get(key, 0) + row.number
+            self._right[key] = self._right.get(key, 0.0) + right * row.number
 
-def qualification_round(connection: Connection, rater_id: int, attempt: int) -> tuple[float, int]:
-    """How many of a qualification round are right (a maybe is half), and how many were answered."""
-    statement = (
-        sa.select(A.c.answer, Q.c.expected)
-        .join(Q, Q.c.id == A.c.question_ref)
-        .where(
-            A.c.rater_ref == rater_id,
-            A.c.purpose == "qualification",
-            A.c.attempt == attempt,
-            A.c.state == "answered",
-        )
-    )
-    rows = connection.execute(statement).all()
-    return sum(assignment.rightness(row.answer, row.expected) for row in rows), len(rows)
+    def done(self, rater: SimpleNamespace) -> int:
+        """How many questions of the round that they are in the rater has answered."""
+        return self._seen.get((rater.id, rater.stage, rater.attempt), 0)
+
+    def qualification(self, rater_id: int, attempt: int) -> tuple[float, int]:
+        """How many of a qualification round are right (a maybe is half), and how many were answered."""
+        key = (rater_id, "qualification", attempt)
+        return self._right.get(key, 0.0), self._seen.get(key, 0)

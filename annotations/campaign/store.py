@@ -612,9 +612,9 @@ class Store:
             return found.scalar_one_or_none()
 
     def warm_up(self) -> None:
-        """Do once, and take back, what every rater does, so that the first ones need not wait for it."""
+        """Do, and take back, what every rater does, so that the first ones need not wait for it."""
 
-        def work(connection: Connection) -> None:
+        def turns(connection: Connection) -> None:
             now = self.clock()
             rater_id = self._new_rater(connection, "rater", "", None, now)
             connection.execute(sa.update(R).where(R.c.id == rater_id).values(stage="work"))
@@ -625,14 +625,20 @@ class Store:
                     Item("warm-up-1", "answer", held.token, "no", 1),
                     Item("warm-up-2", "undo", held.token),
                 ]
-                self.turns.run(connection, [Turn(rater_id, items, 2)])
+                self.turns.run(connection, [Turn(rater_id, items, 4)])
             raise _TakenBackError
 
+        def work(connection: Connection) -> None:
+            for _ in range(self.database.until_planned):
+                # In a savepoint, since psycopg forgets prepared statements when a transaction is rolled back.
+                with contextlib.suppress(_TakenBackError), connection.begin_nested():
+                    turns(connection)
+
         self.database.warm_up()
-        with contextlib.suppress(_TakenBackError):
-            self.database.transact(work)
-        self.person("")
-        self.picture(0, "")
+        self.database.transact(work)
+        for _ in range(self.database.until_planned):
+            self.person("")
+            self.picture(0, "")
 
     # Managing ----------------------------------------------------------------------------------------------
 

@@ -15,12 +15,13 @@ from annotations.campaign.changes import Changes
 from annotations.campaign.database import Database
 from annotations.campaign.giving import Asking, Giver
 from annotations.campaign.outbox import Outboxes
-from annotations.campaign.rows import A, R, lock_raters, no_rater, qualification_round, step_done
+from annotations.campaign.rows import A, R, Rounds, lock_raters, no_rater
 from annotations.campaign.rules import ASKING, Rules
 from annotations.campaign.types import Batch, Item, Outcome, Progress
 from annotations.campaign.types import Question as HeldQuestion
 
 _AT_ONCE = 1000  # turns and their entries in one transaction, at most
+_ROUNDS = ("practice", "qualification", "failed")
 _GAPS = 64  # undone answers among a rater's latest that one query for many raters looks past
 
 _LATEST = (
@@ -143,8 +144,10 @@ class Turns:
             for turn in turns
             if turn.want and not turn.must_pause and self._is_asking(raters[turn.rater_id])
         }
+        rounds = self._rounds(connection, raters.values())
         if asking:
-            self._giver.fill(connection, list(asking.values()), outboxes.counts, changes, now)
+            asked = list(asking.values())
+            self._giver.fill(connection, asked, outboxes.counts, rounds, changes, now)
         waiting = set()
         for one in asking.values():
             if one.held or one.rater.stage != "work":
@@ -159,7 +162,7 @@ class Turns:
         for turn in turns:
             rater = raters[turn.rater_id]
             held = asking[rater.id].held if rater.id in asking else ()
-            progress = self._progress(connection, rater, undoable.get(rater.id, ()), rater.id in waiting)
+            progress = self._progress(rater, rounds, undoable.get(rater.id, ()), rater.id in waiting)
             turn.batch = Batch(_questions(held), progress)
 
     def batch(self, connection: Connection, rater: SimpleNamespace, held: Sequence[Any]) -> Batch:
@@ -170,32 +173,37 @@ class Turns:
     def progress(self, connection: Connection, rater: SimpleNamespace, *, waiting: bool = False) -> Progress:
         """Where a rater is."""
         undoable = self._undoable(connection, [rater]).get(rater.id, ())
-        return self._progress(connection, rater, undoable, waiting)
+        return self._progress(rater, self._rounds(connection, [rater]), undoable, waiting)
 
     def _is_asking(self, rater: SimpleNamespace) -> bool:
         return rater.stage in ASKING and rater.frozen_at is None
 
+    def _rounds(self, connection: Connection, raters: Iterable[SimpleNamespace]) -> Rounds:
+        """Rounds of those who are in one, or may still be told how theirs went."""
+        early = [rater.id for rater in raters if rater.stage in _ROUNDS or not rater.answered]
+        return Rounds(self._database, connection, early)
+
     def _progress(
-        self, connection: Connection, rater: SimpleNamespace, undoable: Sequence[str], waiting: bool
+        self, rater: SimpleNamespace, rounds: Rounds, undoable: Sequence[str], waiting: bool
     ) -> Progress:
         step_of = self._rules.step_of(rater.stage)
         return Progress(
             stage=rater.stage,
             answered=rater.answered,
             quota=rater.quota,
-            step_done=step_done(connection, rater) if step_of else 0,
+            step_done=rounds.done(rater) if step_of else 0,
             step_of=step_of,
             undoable=tuple(undoable),
             waiting=waiting,
-            qualification_right=self._qualification(connection, rater),
+            qualification_right=self._qualification(rater, rounds),
         )
 
-    def _qualification(self, connection: Connection, rater: SimpleNamespace) -> float | None:
+    def _qualification(self, rater: SimpleNamespace, rounds: Rounds) -> float | None:
         """Share right in the last finished qualification round; None later in the work, to be quick."""
-        if rater.stage not in ("qualification", "failed") and rater.answered:
+        if rater.stage not in _ROUNDS and rater.answered:
             return None
         attempt = rater.attempt - (rater.stage == "qualification")
-        right, seen = qualification_round(connection, rater.id, attempt)
+        right, seen = rounds.qualification(rater.id, attempt)
         return right / seen if seen else None
 
     def _undoable(
