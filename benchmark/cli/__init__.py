@@ -90,6 +90,9 @@ def main(argv: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
+        # CPython notes an interrupt in `exec` of a string, as in many packages' imports, as never caught, and
+        # would end the process by the signal in place of the status; the next such call clears the note.
+        exec("")  # noqa: S102
         _fail("interrupted; what was finished is kept, and the same command goes on from there", 130)
     except BrokenPipeError:
         # The reader of a pipe (head, less) left; nothing is wrong.

@@ -26,11 +26,15 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in text.split()]
 
 
+@pytest.mark.parametrize("line", ["raise KeyboardInterrupt", "exec('raise KeyboardInterrupt')"])
 @pytest.mark.parametrize("package", ["click", "numpy", "torch"])
-def test_ctrl_c_while_packages_are_imported(scene: Scene, tmp_path: Path, package: str) -> None:
-    """As if it came at the first line of a package: no chance decides where."""
+def test_ctrl_c_while_packages_are_imported(scene: Scene, tmp_path: Path, package: str, line: str) -> None:
+    """As if it came at the first line of a package: no chance decides where.
+
+    CPython treats an interrupt in `exec` of a string as if nobody caught it.
+    """
     (tmp_path / "stub").mkdir()
-    (tmp_path / "stub" / f"{package}.py").write_text("raise KeyboardInterrupt")
+    (tmp_path / "stub" / f"{package}.py").write_text(line)
     places = os.pathsep.join([str(tmp_path / "stub"), str(ROOT)])
     done = subprocess.run(
         scene.command(tmp_path / "run"),
