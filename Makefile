@@ -45,7 +45,7 @@ reference: $(VENV)/.dev ## Accept a change of results: write the reference score
 
 bench: $(VENV)/.dev browser ## Measure against the peers, side by side, and write docs/performance.md (20 minutes)
 	@mkdir -p build
-	@$(BIN)/python -m pytest tests/bench --benchmark-only --benchmark-json=build/bench.json
+	@$(BIN)/python -m pytest tests/bench --benchmark-only --durations=0 --benchmark-json=build/bench.json
 	@$(BIN)/python -m tests.bench.table build/bench.json > build/performance.md
 	@cp build/performance.md docs/performance.md
 

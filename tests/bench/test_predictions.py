@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -23,12 +22,19 @@ def test_all_prediction_files_in_one_command(
 
     environment = {**os.environ, "BEYOND_SHARED_DATA": str(shared_data)}
 
+    peaks = []
+
     def score() -> None:
         command = [sys.executable, "-m", "benchmark", "score", "--predictions", *files, *options]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+        # Of this process alone: RUSAGE_CHILDREN has the largest of all children so far.
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        peaks.append(usage.ru_maxrss / 1024)
 
     benchmark.pedantic(score, rounds=2)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    peak = max(peaks)
     benchmark.extra_info.update(files=len(files), predictions=50_000 * len(files), peak_mib=round(peak))
     row(
         benchmark,

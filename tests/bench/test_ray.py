@@ -19,7 +19,7 @@ from benchmark.images import ImageSet, open_image_set
 from benchmark.models import load
 
 MODEL = "efficientnet-lite0"
-BATCH, N, ROUNDS = 16, 512, 5
+BATCH, N, ROUNDS = 16, 320, 5
 
 
 @pytest.fixture(scope="module")
