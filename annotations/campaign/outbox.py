@@ -12,16 +12,10 @@ from sqlalchemy.engine import Connection
 from annotations.campaign import assignment
 from annotations.campaign.changes import Changes, Given
 from annotations.campaign.database import Database
-from annotations.campaign.rows import COUNTS, A, Counts, E, Q, Rounds
+from annotations.campaign.rows import COUNTS, LATEST, A, Counts, E, Q, Rounds
 from annotations.campaign.rules import Rules
 from annotations.campaign.types import ANSWERS, Feedback, Item, Outcome
 
-_LATEST = (
-    sa.select(A.c.sequence)
-    .where(A.c.rater_ref == sa.bindparam("rater"), A.c.sequence.is_not(None), A.c.purpose == "work")
-    .order_by(A.c.sequence.desc())
-    .limit(sa.bindparam("limit"))
-)
 Known = dict[str, tuple[str, str | None, str]]
 """Key of an entry that was recorded before to its kind, answer and token."""
 
@@ -115,7 +109,7 @@ class Outboxes:
         if all(item.kind != "undo" for item in items):
             return set()
         values = {"rater": rater.id, "limit": self.rules.config.undo_limit + len(items)}
-        return set(self.connection.execute(_LATEST, values).scalars())
+        return {row.sequence for row in self.connection.execute(LATEST, values)}
 
     def take_back(self, question: Counts, rater_id: int) -> None:
         """End other raters' leases of a locked question that are over, but were not taken back yet."""

@@ -100,14 +100,13 @@ SAVE_COUNTS = (
 )
 
 
-def _locking(database: Database) -> sa.Select[Any]:
-    return database.locked(sa.select(*COUNTS).where(database.among(Q.c.id, "ids")).order_by(Q.c.id))
+def _locking(database: Database, *, skip: bool = False) -> sa.Select[Any]:
+    counts = sa.select(*COUNTS).where(database.among(Q.c.id, "ids")).order_by(Q.c.id)
+    return database.locked(counts, skip=skip)
 
 
 def _locking_free(database: Database) -> sa.Select[Any]:
-    return database.locked(
-        sa.select(*COUNTS).where(database.among(Q.c.id, "ids")).order_by(Q.c.id), skip=True
-    )
+    return _locking(database, skip=True)
 
 
 def lock_questions(
@@ -191,6 +190,15 @@ def no_rater(rater_id: int) -> BeyondError:
 def is_frozen(connection: Connection) -> bool:
     """Whether the campaign is frozen for publication."""
     return connection.execute(_FROZEN).scalar_one() is not None
+
+
+LATEST = (
+    sa.select(A.c.sequence, A.c.token)
+    .where(A.c.rater_ref == sa.bindparam("rater"), A.c.sequence.is_not(None), A.c.purpose == "work")
+    .order_by(A.c.sequence.desc())
+    .limit(sa.bindparam("limit"))
+)
+"""A rater's latest answers of the work, latest first."""
 
 
 def _rounds(database: Database) -> sa.Select[Any]:

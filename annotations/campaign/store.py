@@ -7,9 +7,9 @@ Work: `questions`, `submit`, `progress`, `stop`, `has_stopped`, `picture`.
 Managing: `status`, `flagged`, `adjudicate`, `question_picture`, `votes`, `paths`, `asked`, `given`,
 `import_votes`, `audit`, `audit_log`.
 
-Every method is one short transaction (pausing is another), durable when it returns, and may be called from
-any thread. On PostgreSQL locks are taken in one order, rater, then questions by number, then assignments, so
-that nobody waits in a circle.
+Every method is one short transaction (pausing is another; turns that come at once share one), durable when it
+returns, and may be called from any thread. On PostgreSQL locks are taken in one order, raters by number, then
+questions by number, then assignments, so that nobody waits in a circle.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from annotations.campaign.changes import Changes
 from annotations.campaign.database import Database
 from annotations.campaign.giving import Asking, Giver
 from annotations.campaign.outbox import Outboxes
-from annotations.campaign.rows import A, R, Rounds, lock_raters, no_rater
+from annotations.campaign.rows import LATEST, A, R, Rounds, lock_raters, no_rater
 from annotations.campaign.rules import ASKING, Rules
 from annotations.campaign.types import Batch, Item, Outcome, Progress
 from annotations.campaign.types import Question as HeldQuestion
@@ -23,13 +23,6 @@ from annotations.campaign.types import Question as HeldQuestion
 _AT_ONCE = 1000  # turns and their entries in one transaction, at most
 _ROUNDS = ("practice", "qualification", "failed")
 _GAPS = 64  # undone answers among a rater's latest that one query for many raters looks past
-
-_LATEST = (
-    sa.select(A.c.token)
-    .where(A.c.rater_ref == sa.bindparam("rater"), A.c.sequence.is_not(None), A.c.purpose == "work")
-    .order_by(A.c.sequence.desc())
-    .limit(sa.bindparam("limit"))
-)
 
 
 def _latest_of(database: Database) -> sa.Select[Any]:
@@ -221,8 +214,8 @@ class Turns:
                 found[row.rater_ref].append(row.token)
         for rater in working:
             if len(found[rater.id]) < min(limit, rater.answered):
-                rows = connection.execute(_LATEST, {"rater": rater.id, "limit": limit})
-                found[rater.id] = list(rows.scalars())
+                rows = connection.execute(LATEST, {"rater": rater.id, "limit": limit})
+                found[rater.id] = [row.token for row in rows]
         return dict(found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -163,8 +164,10 @@ def test_turns_that_wait_are_taken_together_and_a_raters_own_in_order(make: Make
     ]
     for thread in others:
         thread.start()
+    deadline = time.monotonic() + 20
     while len(store.turns._waiting) < len(others):
-        pass
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
     going.set()
     for thread in [first, *others]:
         thread.join(30)
